@@ -1,0 +1,319 @@
+"""The verbs. Each takes a recipe or a run folder; nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from groundup import __version__
+from groundup.console import clean_stdout, say
+from groundup.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER, Interrupted, RecipeError, UserError
+
+if TYPE_CHECKING:
+    from groundup.recipe.load import LoadedRecipe
+    from groundup.rundir import RunDir
+
+Result = tuple[dict[str, Any], str]
+
+
+class _Suggesting(click.Group):
+    """Offers the nearest verb for one that does not exist."""
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in self.commands:
+            near = difflib.get_close_matches(arguments[0], self.commands, 1, 0.5)
+            advice = f" Did you mean {near[0]!r}?" if near else f" See `{context.command_path} --help`."
+            raise click.UsageError(f"There is no verb {arguments[0]!r}.{advice}")
+        return super().resolve_command(context, arguments)
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of the course
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a verb was pointed at."""
+
+    path: Path
+    run_dir: Path | None
+    settings: tuple[str, ...]
+
+    def load(self) -> LoadedRecipe:
+        from groundup.recipe.load import load
+        from groundup.rundir import is_run
+
+        return load(self.path / "recipe.toml" if is_run(self.path) else self.path, self.settings)
+
+    def folder(self, name: str) -> Path:
+        """The run folder of a recipe of this name."""
+        from groundup.rundir import is_run
+
+        return self.run_dir or (self.path if is_run(self.path) else Path("runs") / name)
+
+    def open(self) -> tuple[LoadedRecipe, RunDir]:
+        """The recipe and its run folder, made if need be."""
+        from groundup.rundir import RunDir
+
+        loaded = self.load()
+        run = RunDir(self.folder(loaded.recipe.name))
+        run.open(loaded)
+        return loaded, run
+
+    def existing_run(self) -> RunDir:
+        """The run folder of this target, which must be there."""
+        from groundup.rundir import existing
+
+        if self.run_dir is None and self.path.is_file():
+            return existing(self.folder(self.load().recipe.name))
+        return existing(self.run_dir or self.path)
+
+
+def _fail(error: BaseException, as_json: bool, out: IO[str], debug: bool) -> int:
+    """Say what happened; the exit code."""
+    if debug and not isinstance(error, Interrupted):
+        raise error
+    if isinstance(error, RecipeError):
+        say(str(error))
+        document: dict[str, Any] = {"problems": [p.as_dict() for p in error.problems]}
+        code = EXIT_USER
+    elif isinstance(error, UserError):
+        say(f"error: {error}")
+        document, code = {"error": error.as_dict()}, EXIT_USER
+    elif isinstance(error, Interrupted | KeyboardInterrupt):
+        say(str(error) or "interrupted")
+        document, code = {"error": {"what": str(error) or "interrupted"}}, EXIT_INTERRUPTED
+    else:
+        say(f"fault: {type(error).__name__}: {error} (--debug shows where)")
+        document, code = {"error": {"what": f"{type(error).__name__}: {error}"}}, EXIT_FAULT
+    if as_json:
+        print(json.dumps(document), file=out)
+    return code
+
+
+def verb(group: click.Group, name: str, *, target: bool = True) -> Callable[[Callable[..., Any]], click.Command]:
+    """A verb: its options in common, its errors as sentences, its result as JSON on request.
+
+    The function returns what `--json` prints, or that and the text that people get on standard output instead.
+    """
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        @wraps(function)
+        def run(**options: Any) -> None:
+            as_json, debug = options.pop("as_json"), options.pop("debug")
+            if target:
+                options["target"] = Target(options["target"], options.pop("run_dir"), options.pop("settings"))
+            with clean_stdout() as out:
+                try:
+                    result = function(**options)
+                    document, text = result if isinstance(result, tuple) else (result, "")
+                    if as_json:
+                        print(json.dumps(document, default=str), file=out)
+                    elif text:
+                        print(text, file=out)
+                    code = 0
+                except (Exception, KeyboardInterrupt) as error:
+                    code = _fail(error, as_json, out, debug)
+            sys.exit(code)
+
+        command: Any = run
+        if target:
+            command = click.option(
+                "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key with a TOML value."
+            )(command)
+            command = click.option(
+                "--run-dir", type=click.Path(path_type=Path), help="The run folder; default: runs/NAME."
+            )(command)
+            command = click.argument("target", metavar="RECIPE|RUN", type=click.Path(path_type=Path))(command)
+        command = click.option("--debug", is_flag=True, help="Show tracebacks.")(command)
+        command = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")(command)
+        return group.command(name)(command)
+
+    return decorate
+
+
+@click.group(cls=_Suggesting, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="groundup")
+def cli() -> None:
+    """From raw data to a served model, with one recipe.
+
+    Verbs take a recipe (a TOML file) or a run folder. Start with `groundup init` or examples/quickstart.toml.
+    """
+
+
+@verb(cli, "init", target=False)
+@click.argument("file", default="recipe.toml", type=click.Path(path_type=Path))
+@click.option("--data", default="corpus/*.txt", help="Where the text is: a file, a folder or a glob.")
+def init(file: Path, data: str) -> dict[str, Any]:
+    """Write a first recipe."""
+    from groundup.recipe.template import write_template
+
+    write_template(file, data)
+    say(f"wrote {file}; look at it, then: groundup run {file}")
+    return {"path": str(file)}
+
+
+@cli.group("recipe", cls=_Suggesting)
+def recipe() -> None:
+    """Show, check or describe recipes."""
+
+
+@verb(recipe, "show")
+def recipe_show(target: Target) -> Result:
+    """Every value and where it came from."""
+    from groundup.recipe import show
+
+    rows = show.lines(target.load())
+    width = max(len(key) for key, _, _ in rows)
+    text = "\n".join(f"{key:<{width}}  {value:<24}  {origin}" for key, value, origin in rows)
+    return {key: {"value": value, "origin": origin} for key, value, origin in rows}, text
+
+
+@verb(recipe, "check")
+def recipe_check(target: Target) -> Result:
+    """Exit 0, or 2 with every problem as FILE:LINE:COLUMN."""
+    loaded = target.load()
+    return {"problems": []}, f"{loaded.file}: good"
+
+
+@verb(recipe, "schema", target=False)
+def recipe_schema() -> Result:
+    """The JSON Schema, for editors that complete keys."""
+    from groundup.recipe import show
+
+    schema = show.schema()
+    return schema, json.dumps(schema, indent=1)
+
+
+@verb(recipe, "reference", target=False)
+def recipe_reference() -> Result:
+    """The page docs/recipe.md, made from the types."""
+    from groundup.recipe import show
+
+    text = show.reference()
+    return {"markdown": text}, text
+
+
+@verb(cli, "plan")
+def plan(target: Target) -> Result:
+    """Layers, parameters, FLOPs, state, a rough time."""
+    from groundup.plan.step import plan_here
+    from groundup.rundir import RunDir
+
+    loaded = target.load()
+    return plan_here(loaded.recipe, RunDir(target.folder(loaded.recipe.name)))
+
+
+def _course(target: Target, *names: str, restart: bool = False) -> list[Any]:
+    """Run the named steps in the target's run folder, under its lock."""
+    from groundup import course
+
+    if "prepare" not in names:
+        target.existing_run()
+    loaded, run = target.open()
+    outcomes = []
+    with run.lock():
+        for name in names:
+            step = getattr(course, name)
+            outcomes.append(step(loaded, run, restart=restart) if name == "train" else step(loaded, run))
+    return outcomes
+
+
+@verb(cli, "prepare")
+def prepare(target: Target) -> dict[str, Any]:
+    """Read, clean, deduplicate, split, tokenize."""
+    (outcome,) = _course(target, "prepare")
+    return {**outcome.as_dict(), **outcome.result}
+
+
+@verb(cli, "train")
+@click.option("--restart", is_flag=True, help="Set aside what was trained before and begin anew.")
+def train(target: Target, restart: bool) -> dict[str, Any]:
+    """Train, or go on where a stopped run was."""
+    return dict(_course(target, "prepare", "train", restart=restart)[-1].result)
+
+
+@verb(cli, "evaluate")
+def evaluate(target: Target) -> dict[str, Any]:
+    """Loss, perplexity, bits per byte."""
+    return dict(_course(target, "evaluate")[-1].result)
+
+
+@verb(cli, "export")
+def export(target: Target) -> dict[str, Any]:
+    """A Hugging Face folder, checked against transformers."""
+    return dict(_course(target, "export")[-1].result)
+
+
+@verb(cli, "run")
+def run(target: Target) -> dict[str, Any]:
+    """All steps, skipping what is up to date."""
+    from groundup.report.page import write_report
+
+    outcomes = _course(target, "prepare", "train", "evaluate", "export")
+    _, folder = target.open()
+    page = write_report(folder.path)
+    _, _, evaluated, exported = outcomes
+    say()
+    say(f"the report:  {page.absolute()}   (open it in a browser)")
+    say(f"try it:      groundup serve {folder.path}")
+    return {
+        "steps": [outcome.as_dict() for outcome in outcomes],
+        "evaluate": {k: evaluated.result[k] for k in ("loss", "perplexity", "bits_per_byte")},
+        "export": {k: exported.result[k] for k in ("path", "max_logit_difference")},
+        "report": str(page),
+    }
+
+
+@verb(cli, "serve")
+@click.option("--port", type=int, help="Port; 0: any free one; default: the recipe's.")
+@click.option("--host", help="Address; default: the recipe's, reachable from this machine only.")
+def serve(target: Target, port: int | None, host: str | None) -> None:
+    """An HTTP server with a page to try the model."""
+    from groundup.deploy.server import serve as serve_export
+
+    folder = target.existing_run()
+    loaded = Target(folder.path, None, target.settings).load()
+    if not (folder.export / "config.json").exists():
+        raise UserError("nothing is exported here", where=str(folder.path), advice=f"Run: groundup run {folder.path}")
+    section = loaded.recipe.serve
+    serve_export(
+        folder.export,
+        host=host or section.host,
+        port=section.port if port is None else port,
+        slots=section.slots,
+        max_waiting=section.max_waiting,
+    )
+
+
+@verb(cli, "report")
+def report(target: Target) -> Result:
+    """One HTML page: curves, data, samples, lineage."""
+    from groundup.report.page import write_report
+
+    page = write_report(target.existing_run().path)
+    return json.loads(page.with_suffix(".json").read_text()), f"the report: {page.absolute()}"
+
+
+@verb(cli, "status")
+def status(target: Target) -> Result:
+    """What a run is doing, from its files."""
+    from groundup.status import status as status_of
+
+    found = status_of(target.existing_run())
+    return found, "\n".join(f"{key:<22} {value}" for key, value in found.items())
+
+
+def main() -> None:
+    """The command line. Exit codes: 0 done, 1 a fault, 2 the user's mistake, 130 interrupted with all saved."""
+    cli(prog_name="groundup")

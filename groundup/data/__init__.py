@@ -1,0 +1,1 @@
+"""Step 1, prepare the data: from raw files to token shards and the batch stream."""

@@ -1,0 +1,154 @@
+"""The tokenizer: byte-level BPE of our own training, or a Hugging Face folder that exists.
+
+Each document starts with a start token. Where a tokenizer has one token for both ends (ours, GPT-2's), the next
+document's start is what a model learns to predict at the end of a text; otherwise an end token closes each document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as HfTokenizer
+
+from groundup.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = [END_OF_TEXT, "<|im_start|>", "<|im_end|>"]
+# Words with one leading space or mark, numbers in threes, runs of marks, runs of white space: the split that
+# Llama 3 and tiktoken's cl100k use.
+SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class Tokenizer:
+    """A tokenizer folder, loaded. `end_id` is None where the start token closes documents too."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        try:
+            self.content = path.read_bytes()
+            self.inner: HfTokenizer = HfTokenizer.from_str(self.content.decode())
+        except FileNotFoundError:
+            raise UserError(
+                "no tokenizer.json here", where=str(folder), expected="a folder as Hugging Face's tokenizers write it"
+            ) from None
+        except Exception as error:  # the library raises plain Exception for a damaged file
+            raise UserError(f"this tokenizer can't be read: {error}", where=str(path)) from None
+        self.folder = folder
+        self.inner.encode_special_tokens = True  # what looks like a special token in a text is text
+        self.inner.no_padding()
+        self.inner.no_truncation()
+        self.start_id, self.end_id = self._ends(folder)
+        self.vocab_size: int = max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    def _ends(self, folder: Path) -> tuple[int, int | None]:
+        config: dict[str, Any] = {}
+        if (folder / "tokenizer_config.json").exists():
+            config = json.loads((folder / "tokenizer_config.json").read_text())
+
+        def token_id(key: str) -> int | None:
+            token = config.get(key)
+            token = token.get("content") if isinstance(token, dict) else token
+            return None if token is None else self.inner.token_to_id(token)
+
+        bos, eos = token_id("bos_token"), token_id("eos_token")
+        if eos is None:
+            eos = self.inner.token_to_id(END_OF_TEXT)
+        if bos is None:
+            bos = eos
+        if bos is None:
+            raise UserError(
+                "this tokenizer names no bos_token or eos_token, so documents can't be kept apart",
+                where=str(folder / "tokenizer_config.json"),
+            )
+        return bos, None if eos == bos else eos
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end a text."""
+        return [self.start_id] if self.end_id is None else [self.end_id]
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [e.ids for e in self.inner.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: list[int]) -> str:
+        text: str = self.inner.decode(ids, skip_special_tokens=True)
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Copy the tokenizer's files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+            if (self.folder / name).exists():
+                shutil.copyfile(self.folder / name, folder / name)
+
+
+def _limited(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
+    for text in texts:
+        if max_bytes <= 0:
+            return
+        max_bytes -= len(text.encode())
+        yield text
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_bytes: int, folder: Path) -> Tokenizer:
+    """Byte-level BPE with `vocab_size` entries, written to `folder`.
+
+    Raises UserError where the text has too few different pairs for that many entries.
+    """
+    inner = HfTokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=0,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    inner.train_from_iterator(_limited(texts, max_bytes), trainer)
+    reached = inner.get_vocab_size()
+    if reached < vocab_size:
+        raise UserError(
+            f"the training text gives only {reached} entries, {vocab_size} were asked for",
+            where="tokenizer.vocab_size",
+            expected=f"at most {reached}",
+            advice="Lower it or add text",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    inner.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "additional_special_tokens": SPECIAL_TOKENS[1:],
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
+    return Tokenizer(folder)

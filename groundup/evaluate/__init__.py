@@ -1,0 +1,1 @@
+"""Step 5, evaluate: loss, perplexity, bits per byte, sample texts."""

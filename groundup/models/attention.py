@@ -1,0 +1,68 @@
+"""Grouped-query attention with rotary positions.
+
+Shapes: B batch, L sequence, D width of the model, H query heads, G key-value heads, K width of a head,
+S keys attended to.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from groundup.models.cache import KeyValueCache
+from groundup.models.rope import rotate
+from groundup.recipe.model import Model
+
+
+class Context(NamedTuple):
+    """What the layers share in one forward pass."""
+
+    cos: Tensor  # fp32 [L, K / 2] or [B, L, K / 2]
+    sin: Tensor
+    mask: Tensor | None  # bool [B, 1, L, S], True where a key may be seen; None: plain causal
+    cache: KeyValueCache | None = None
+    positions_BL: Tensor | None = None  # with a cache: where the new tokens go
+    seen: int = 0  # with a cache: length of the longest row, new tokens included
+
+
+class Attention(nn.Module):
+    """Projections are kept apart, so that names are the same in every layout."""
+
+    def __init__(self, model: Model, layer: int) -> None:
+        super().__init__()
+        assert model.kv_heads is not None
+        assert model.head_dim is not None
+        self.layer, self.head_dim = layer, model.head_dim
+        self.grouped = model.kv_heads != model.heads
+        self.query = nn.Linear(model.hidden_size, model.heads * model.head_dim, bias=False)
+        self.key = nn.Linear(model.hidden_size, model.kv_heads * model.head_dim, bias=False)
+        self.value = nn.Linear(model.hidden_size, model.kv_heads * model.head_dim, bias=False)
+        self.output = nn.Linear(model.heads * model.head_dim, model.hidden_size, bias=False)
+        self.query_norm = nn.RMSNorm(model.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(model.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
+
+    def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
+        # -1 for the heads: under tensor parallelism a rank holds some of them.
+        query_BLHK = self.query(x_BLD).unflatten(-1, (-1, self.head_dim))
+        key_BLGK = self.key(x_BLD).unflatten(-1, (-1, self.head_dim))
+        value_BLGK = self.value(x_BLD).unflatten(-1, (-1, self.head_dim))
+        query_BHLK = rotate(self.query_norm(query_BLHK), context.cos, context.sin).transpose(1, 2)
+        key_BGSK = rotate(self.key_norm(key_BLGK), context.cos, context.sin).transpose(1, 2)
+        value_BGSK = value_BLGK.transpose(1, 2)
+        if context.cache is not None:
+            assert context.positions_BL is not None
+            key_BGSK, value_BGSK = context.cache.update(
+                self.layer, key_BGSK, value_BGSK, context.positions_BL, context.seen
+            )
+        attended_BHLK = F.scaled_dot_product_attention(
+            query_BHLK,
+            key_BGSK.to(query_BHLK.dtype),
+            value_BGSK.to(query_BHLK.dtype),
+            attn_mask=context.mask,
+            is_causal=context.mask is None,
+            enable_gqa=self.grouped,
+        )
+        y_BLD: Tensor = self.output(attended_BHLK.transpose(1, 2).flatten(2))
+        return y_BLD

@@ -1,0 +1,99 @@
+"""Mixture of experts: top-k routing without dropped tokens, experts as stacked tensors through grouped products.
+
+Shapes: B batch, L sequence, D width of the model, E experts, F width of an expert, N = B * L tokens,
+P = N * per_token routed copies, sorted by expert.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from groundup.models.feedforward import FeedForward
+from groundup.recipe.model import Experts
+
+
+class Router(nn.Module):
+    """Scores each token against each expert, in fp32 whatever the precision of the rest.
+
+    Balancing by auxiliary loss: Switch Transformer, arXiv:2101.03961, equation 4, taken per sequence.
+    Balancing by bias: DeepSeek-V3, arXiv:2412.19437, section 2.1.2: the bias takes part in the choice only.
+    """
+
+    bias_E: Tensor
+    load_E: Tensor
+
+    def __init__(self, hidden_size: int, experts: Experts) -> None:
+        super().__init__()
+        self.experts = experts
+        self.weight = nn.Parameter(torch.empty(experts.count, hidden_size))
+        if experts.balance == "bias":
+            self.register_buffer("bias_E", torch.zeros(experts.count))
+        self.register_buffer("load_E", torch.zeros(experts.count), persistent=False)
+
+    def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights [B, L, k] in fp32, expert ids [B, L, k], auxiliary loss (fp32 scalar, summed over tokens)."""
+        with torch.autocast(x_BLD.device.type, enabled=False):
+            probability_BLE = F.linear(x_BLD.float(), self.weight.float()).softmax(-1)
+        score_BLE = probability_BLE
+        if self.experts.balance == "bias":
+            score_BLE = probability_BLE + self.bias_E
+        chosen_BLk = score_BLE.topk(self.experts.per_token, dim=-1).indices
+        weight_BLk = probability_BLE.gather(-1, chosen_BLk)
+        if self.experts.renormalise:
+            weight_BLk = weight_BLk / weight_BLk.sum(-1, keepdim=True)
+        count_BE = torch.zeros_like(probability_BLE[:, 0]).scatter_add_(
+            1, chosen_BLk.flatten(1), torch.ones_like(chosen_BLk.flatten(1), dtype=probability_BLE.dtype)
+        )
+        if self.training:
+            self.load_E += count_BE.detach().sum(0)
+        auxiliary = probability_BLE.new_zeros(())
+        if self.experts.balance == "auxiliary":
+            length = x_BLD.shape[1]
+            share_BE = count_BE / (length * self.experts.per_token)
+            per_sequence_B = self.experts.count * (share_BE * probability_BLE.mean(1)).sum(-1)
+            auxiliary = self.experts.auxiliary_weight * length * per_sequence_B.sum()
+        return weight_BLk, chosen_BLk, auxiliary
+
+    @torch.no_grad()
+    def update_bias(self) -> None:
+        """Once per optimizer step: raise the bias of experts that got less than the mean load, lower the others'."""
+        if self.experts.balance == "bias":
+            self.bias_E += self.experts.bias_update_rate * torch.sign(self.load_E.mean() - self.load_E)
+        self.load_E.zero_()
+
+
+class MixtureOfExperts(nn.Module):
+    """Experts are stacked: gate and up [E, F, D], down [E, D, F]."""
+
+    def __init__(self, hidden_size: int, experts: Experts) -> None:
+        super().__init__()
+        assert experts.ffn_size is not None
+        self.router = Router(hidden_size, experts)
+        self.gate = nn.Parameter(torch.empty(experts.count, experts.ffn_size, hidden_size))
+        self.up = nn.Parameter(torch.empty(experts.count, experts.ffn_size, hidden_size))
+        self.down = nn.Parameter(torch.empty(experts.count, hidden_size, experts.ffn_size))
+        self.shared = FeedForward(hidden_size, experts.shared_ffn_size) if experts.shared_ffn_size else None
+
+    def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """Output of the same shape, and the auxiliary loss summed over tokens."""
+        weight_BLk, chosen_BLk, auxiliary = self.router(x_BLD)
+        x_ND, per_token = x_BLD.flatten(0, 1), chosen_BLk.shape[-1]
+        expert_P, order_P = chosen_BLk.flatten().sort(stable=True)
+        ends_E = torch.searchsorted(
+            expert_P, torch.arange(self.gate.shape[0], device=expert_P.device), right=True, out_int32=True
+        )
+        dtype = (
+            torch.get_autocast_dtype(x_ND.device.type) if torch.is_autocast_enabled(x_ND.device.type) else x_ND.dtype
+        )
+        x_PD = x_ND[order_P // per_token].to(dtype)
+        gate_PF = F.grouped_mm(x_PD, self.gate.to(dtype).transpose(1, 2), offs=ends_E)
+        up_PF = F.grouped_mm(x_PD, self.up.to(dtype).transpose(1, 2), offs=ends_E)
+        y_PD = F.grouped_mm(F.silu(gate_PF) * up_PF, self.down.to(dtype).transpose(1, 2), offs=ends_E)
+        y_PD = y_PD * weight_BLk.flatten()[order_P, None].to(y_PD.dtype)
+        y_ND = torch.zeros_like(x_ND, dtype=y_PD.dtype).index_add_(0, order_P // per_token, y_PD)
+        y_BLD = y_ND.view_as(x_BLD)
+        if self.shared is not None:
+            y_BLD = y_BLD + self.shared(x_BLD)
+        return y_BLD, auxiliary

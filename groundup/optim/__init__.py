@@ -1,0 +1,1 @@
+"""Step 4, optimise: optimizers, schedules, losses, gradient norm, precision."""

@@ -1,0 +1,111 @@
+"""Cross-entropy of the output projection that never holds the logits of all tokens.
+
+Shapes: N tokens, C tokens of one chunk, D width of the model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Logits of one chunk: small enough to stay in a CPU's cache, large enough to fill a GPU.
+_CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+
+
+def _chunk(hidden_ND: Tensor, weight_VD: Tensor) -> int:
+    return max(16, _CHUNK_BYTES.get(hidden_ND.device.type, 64 << 20) // (4 * weight_VD.shape[0]))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Gradients are made chunk by chunk in the forward pass, while the chunk's logits are there, and scaled by the
+    incoming gradient in the backward pass: the loss is a sum, so that gradient is one number."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        labels_N: Tensor,
+        weights_N: Tensor,
+        smoothing: float,
+        z_loss: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        vocab = weight_VD.shape[0]
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        matrix_VD = weight_VD.to(dtype)
+        grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else None
+        grad_weight_VD = torch.zeros_like(weight_VD) if need_weight else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        chunk = _chunk(hidden_ND, weight_VD)
+        for start in range(0, hidden_ND.shape[0], chunk):
+            part = slice(start, start + chunk)
+            hidden_CD, label_C1, counted_C1 = hidden_ND[part].to(dtype), labels_N[part, None], weights_N[part, None]
+            logits_CV = (hidden_CD @ matrix_VD.t()).float()
+            top_C1 = logits_CV.amax(-1, keepdim=True)
+            target_C1 = logits_CV.gather(1, label_C1) - top_C1
+            mean_C1 = logits_CV.mean(-1, keepdim=True) - top_C1 if smoothing else None
+            exp_CV = logits_CV.sub_(top_C1).exp_()
+            sum_C1 = exp_CV.sum(-1, keepdim=True)
+            log_sum_C1 = sum_C1.log()
+            loss_C1 = log_sum_C1 - target_C1
+            if mean_C1 is not None:
+                loss_C1 = loss_C1 + smoothing * (target_C1 - mean_C1)
+            log_partition_C1 = log_sum_C1 + top_C1
+            if z_loss:
+                loss_C1 = loss_C1 + z_loss * log_partition_C1.square()
+            total += (loss_C1 * counted_C1).sum()
+            if not (need_hidden or need_weight):
+                continue
+            scale_C1 = counted_C1 * (1.0 + 2.0 * z_loss * log_partition_C1) / sum_C1
+            grad_CV = exp_CV.mul_(scale_C1)
+            if smoothing:
+                grad_CV.sub_(counted_C1 * (smoothing / vocab))
+            grad_CV.scatter_add_(1, label_C1, counted_C1 * (smoothing - 1.0))
+            grad_CV = grad_CV.to(dtype)
+            if grad_hidden_ND is not None:
+                grad_hidden_ND[part] = grad_CV @ matrix_VD
+            if grad_weight_VD is not None:
+                if dtype == grad_weight_VD.dtype:
+                    grad_weight_VD.addmm_(grad_CV.t(), hidden_CD)
+                else:
+                    grad_weight_VD += grad_CV.t() @ hidden_CD
+        ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = grad_outputs
+        hidden, weight = ctx.saved_tensors
+        # The buffers are ours alone and used once.
+        return (
+            None if hidden is None else hidden.mul_(scale),
+            None if weight is None else weight.mul_(scale),
+            *[None] * 5,
+        )
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    labels_N: Tensor,
+    weights_N: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Tensor:
+    """Sum over tokens of weight x cross-entropy of softmax(hidden @ weight.T), an fp32 scalar.
+
+    labels: int64; weights: fp32, 0 leaves a token out. label_smoothing e: the target is 1 - e plus e / V everywhere
+    (Szegedy et al., arXiv:1512.00567). z_loss z adds z x log(partition)^2 (PaLM, arXiv:2204.02311, section 5).
+    Products run in autocast's number format where it is on; softmax and sums in fp32. Can be differentiated once.
+    """
+    kind = hidden_ND.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_ND.dtype
+    with torch.autocast(kind, enabled=False):
+        loss: Tensor = _LinearCrossEntropy.apply(
+            hidden_ND, weight_VD, labels_N, weights_N, label_smoothing, z_loss, dtype
+        )
+    return loss

@@ -1,0 +1,70 @@
+"""From the recipe to torch optimizers over the right groups of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundup.optim.muon import Muon
+from groundup.recipe.sections import Optim
+
+
+def is_decayed(name: str, parameter: Tensor) -> bool:
+    """Weight decay is for matrices: not for norms and biases (vectors) nor embeddings."""
+    return parameter.ndim >= 2 and "embedding" not in name
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """What Muon is for: matrices between the embedding and the output projection, routers left out."""
+    return name.startswith("layers.") and parameter.ndim >= 2 and "router" not in name
+
+
+def _groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in named:
+        (decayed if is_decayed(name, parameter) else plain).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimizer]:
+    """One optimizer, or two under muon. Fused kernels where torch has them."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    beta1, beta2 = optim.betas
+
+    def adam(kind: type[torch.optim.Adam], named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        groups = _groups(named, optim.weight_decay)
+        return kind(groups, lr=optim.lr, betas=(beta1, beta2), eps=optim.eps, fused=True)
+
+    if optim.optimizer == "sgd":
+        groups = _groups(named, optim.weight_decay)
+        return [torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, fused=True)]
+    if optim.optimizer == "adam":
+        return [adam(torch.optim.Adam, named)]
+    if optim.optimizer == "adamw":
+        return [adam(torch.optim.AdamW, named)]
+    hidden = [(n, p) for n, p in named if is_hidden_matrix(n, p)]
+    rest = [(n, p) for n, p in named if not is_hidden_matrix(n, p)]
+    return [
+        Muon(_groups(hidden, optim.weight_decay), optim.lr, optim.momentum, optim.weight_decay),
+        adam(torch.optim.AdamW, rest),
+    ]
+
+
+def set_lr(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+
+def state_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
+    """The optimizers' state under names made of the parameter's name and the state's: what a checkpoint holds."""
+    for name, parameter in model.named_parameters():
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    yield f"{name}.{key}", value

@@ -1,0 +1,33 @@
+"""Number formats of matrix products, as the recipe asks and as the hardware can."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU has instructions for bf16 products. Without them torch's are many times slower than fp32's."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def product_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The format matrix products run in: bf16 becomes fp32 on a CPU that would only emulate it."""
+    if precision == "bf16":
+        return torch.float32 if device.type == "cpu" and not cpu_has_bf16() else torch.bfloat16
+    return torch.float16 if precision == "fp16" else torch.float32
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context a forward pass runs in."""
+    dtype = product_dtype(precision, device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Loss scaling for fp16, whose small gradients would vanish; does nothing otherwise."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

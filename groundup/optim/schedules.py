@@ -1,0 +1,62 @@
+"""The learning rate as a function of samples consumed, so that it means the same on any number of ranks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from groundup.recipe.sections import Optim
+
+DEFAULT_DECAY = 0.2  # share of the run that warmup-stable-decay ends with
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All lengths in samples. `decay` and `drop_every` are used by the schedules that have them."""
+
+    optim: Optim
+    total: int
+    warmup: int
+    decay: int
+    drop_every: int
+
+    def lr(self, samples: int) -> float:
+        """Learning rate of the step that begins when `samples` samples are consumed."""
+        return self.optim.lr * self.factor(samples)
+
+    def factor(self, samples: int) -> float:
+        if samples < self.warmup:
+            # The first step of a warmup is not wasted on a rate of zero.
+            return (samples + 1) / (self.warmup + 1)
+        final, kind = self.optim.final_lr_fraction, self.optim.schedule
+        done = min(1.0, (samples - self.warmup) / max(1, self.total - self.warmup))
+        if kind == "constant":
+            return 1.0
+        if kind == "step":
+            return float(self.optim.step_factor ** (samples // self.drop_every))
+        if kind == "linear":
+            return 1.0 - (1.0 - final) * done
+        if kind == "cosine":
+            return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done))
+        into_decay = (samples - (self.total - self.decay)) / max(1, self.decay)
+        return 1.0 - (1.0 - final) * min(1.0, max(0.0, into_decay))
+
+
+def build_schedule(optim: Optim, total_steps: int, samples_per_step: int, length: int, per_epoch: int) -> Schedule:
+    """`length`: tokens per sample; `per_epoch`: samples of an epoch."""
+
+    def samples(steps: int) -> int:
+        return steps * samples_per_step
+
+    def steps_of(duration: object, default: int) -> int:
+        if duration is None:
+            return default
+        return duration.in_steps(samples_per_step, length, per_epoch)  # type: ignore[attr-defined,no-any-return]
+
+    return Schedule(
+        optim,
+        total=samples(total_steps),
+        warmup=samples(steps_of(optim.warmup, 0)),
+        decay=samples(steps_of(optim.decay, round(DEFAULT_DECAY * total_steps))),
+        drop_every=samples(steps_of(optim.step_every, total_steps)),
+    )

@@ -1,0 +1,50 @@
+"""The plan of a run: model by layer, work, state and a rough time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from groundup.plan.shapes import count_parameters, flops_per_token, layer_shapes, state_bytes
+from groundup.recipe.sections import Recipe
+
+ROUGH_PEAK_SHARE = 0.5  # of a matrix product's speed: what a small model's training reached here (docs/lab-notes.md)
+
+
+def model_plan(recipe: Recipe, vocab_size: int | None = None) -> dict[str, Any]:
+    """What follows from the recipe alone: parameters, FLOPs per token, bytes of state, layers."""
+    model, vocab = recipe.model, vocab_size or recipe.vocab_size
+    counts = count_parameters(model, vocab)
+    state = state_bytes(model, vocab, recipe.optim.optimizer)
+    embedding = {"name": "embedding", "shape": [vocab, model.hidden_size], "parameters": counts.embedding}
+    layers: list[dict[str, Any]] = [embedding]
+    layer = list(layer_shapes(model))
+    size = sum(math.prod(shape) for _, shape in layer)
+    for number in range(model.layers):
+        layers.append({"name": f"layers.{number}", "shape": [model.hidden_size, model.hidden_size], "parameters": size})
+    layers.append({"name": "norm", "shape": [model.hidden_size], "parameters": model.hidden_size})
+    output = {"name": "output", "shape": [vocab, model.hidden_size], "parameters": counts.embedding}
+    if model.tied_embeddings:
+        output.update(name="output (the embedding)", parameters=0)
+    layers.append(output)
+    return {
+        "parameters": {"total": counts.total, "embedding": counts.embedding, "active": counts.active},
+        "flops_per_token": flops_per_token(model, vocab, recipe.train.sequence_length),
+        "state_bytes": sum(state.values()),
+        "state": state,
+        "layers": layers,
+        "one_layer": [{"name": n, "shape": list(s), "parameters": math.prod(s)} for n, s in layer],
+    }
+
+
+def training_tokens(recipe: Recipe, samples_per_epoch: int | None) -> int | None:
+    """Tokens of the whole run; None where it is given in epochs and no data is prepared."""
+    if recipe.train.duration.unit == "epochs" and samples_per_epoch is None:
+        return None
+    steps = recipe.train.duration.in_steps(recipe.samples_per_step, recipe.train.sequence_length, samples_per_epoch)
+    return steps * recipe.train.batch_tokens
+
+
+def rough_seconds(plan: dict[str, Any], tokens: int, peak: float) -> float:
+    """Time of training at a rough share of this machine's measured peak."""
+    return float(plan["flops_per_token"] * tokens / (peak * ROUGH_PEAK_SHARE))

@@ -1,0 +1,192 @@
+"""The run folder: all that a run made, which step made it from what, and who is working in it now.
+
+recipe.toml            the resolved recipe            recipe.origins.json   where each value came from
+lineage.json           code, machine, recipe          steps/NAME.json       record of each finished step
+data/                  documents, tokenizer, tokens   checkpoints/          training state by step
+metrics.jsonl          one line per log point         tensorboard/          the same as event files
+evaluate.json          evaluation                     export/               the Hugging Face folder
+report.html            the report                     report.json           its numbers
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from groundup.errors import UserError
+from groundup.recipe import show
+from groundup.recipe.load import LoadedRecipe
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """The file is the old one or the whole new one, whatever happens."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    data = content.encode() if isinstance(content, str) else content
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The document, or None where there is no such file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"damaged: {error}", where=str(path), advice="Delete it; the step that made it runs again"
+        ) from None
+
+
+def fingerprint(value: Any) -> str:
+    """128 bits over the canonical JSON of a value."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True, default=str).encode())
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What a finished step left behind. `fingerprint` is over all its inputs."""
+
+    name: str
+    fingerprint: str
+    seconds: float
+    finished: str
+    result: dict[str, Any]
+
+
+class RunDir:
+    """One run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.toml"
+
+    def open(self, loaded: LoadedRecipe) -> None:
+        """Make the folder, or take up one that belongs to this recipe; keep the resolved recipe in it.
+
+        Raises UserError where it can't be written, holds something else, or belongs to a recipe of another name.
+        """
+        name = loaded.recipe.name
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.recipe_file.exists() and any(self.path.iterdir()):
+                raise UserError(
+                    "this folder holds other files and is no run folder",
+                    where=str(self.path),
+                    advice="Name an empty one",
+                )
+            old = self.recipe_name()
+            if old is not None and old != name:
+                raise UserError(
+                    f"this is the run folder of the recipe {old!r}, not of {name!r}",
+                    where=str(self.path),
+                    advice="Give another --run-dir, or the recipe its old name",
+                )
+            if loaded.file.absolute() != self.recipe_file.absolute():
+                origins = json.dumps(show.origins(loaded), indent=1)
+                write_atomically(self.path / "recipe.origins.json", origins)
+            write_atomically(self.recipe_file, show.to_toml(loaded.recipe))
+        except OSError as error:
+            raise UserError(
+                f"the run folder can't be written: {error.strerror}",
+                where=str(self.path),
+                advice="Give a --run-dir that can",
+            ) from None
+
+    def recipe_name(self) -> str | None:
+        """The name in the folder's recipe; None where there is none."""
+        import tomllib
+
+        try:
+            return str(tomllib.loads(self.recipe_file.read_text())["name"])
+        except FileNotFoundError:
+            return None
+        except (tomllib.TOMLDecodeError, KeyError):
+            raise UserError("this is no recipe that groundup wrote", where=str(self.recipe_file)) from None
+
+    def record(self, name: str) -> StepRecord | None:
+        """The record of a step that finished; None where it has not."""
+        found = read_json(self.path / "steps" / f"{name}.json")
+        return StepRecord(**found) if found else None
+
+    def finish(self, name: str, inputs: str, seconds: float, result: dict[str, Any]) -> StepRecord:
+        """Record that a step finished. `inputs`: fingerprint of all that it was made from."""
+        record = StepRecord(name, inputs, round(seconds, 3), time.strftime("%Y-%m-%dT%H:%M:%S%z"), result)
+        (self.path / "steps").mkdir(exist_ok=True)
+        write_atomically(self.path / "steps" / f"{name}.json", json.dumps(record.__dict__, indent=1))
+        return record
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for writing. The system releases it when the process ends, however it ends."""
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    "another process is working in this run folder",
+                    where=str(self.path),
+                    advice="Wait for it, or give another --run-dir",
+                ) from None
+            yield
+
+    def busy(self) -> bool:
+        """Whether a process holds the lock."""
+        try:
+            with (self.path / "lock").open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+
+def is_run(path: Path) -> bool:
+    return (path / "recipe.toml").is_file()
+
+
+def existing(path: Path) -> RunDir:
+    """A run folder that must be there. Raises UserError with the nearest one otherwise."""
+    if is_run(path):
+        return RunDir(path)
+    parent = path.parent
+    names = [p.name for p in parent.iterdir() if is_run(p)] if parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, 1, 0.5)
+    raise UserError(
+        "this is no run folder: it holds no recipe.toml" if path.exists() else "there is no such run folder",
+        where=str(path),
+        advice=f"Did you mean {parent / near[0]}?" if near else "`groundup run RECIPE --run-dir DIR` makes one",
+    )

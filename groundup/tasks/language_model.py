@@ -1,0 +1,145 @@
+"""The task `language-model`: token windows, a decoder, next-token cross-entropy, perplexity and bits per byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundup.data.batch import Batch
+from groundup.data.prepare import check_length, load_manifest
+from groundup.data.shards import open_sources
+from groundup.data.stream import TokenStream
+from groundup.data.tokenizer import Tokenizer
+from groundup.evaluate.language_model import evaluate_stream
+from groundup.models.decoder import Decoder
+from groundup.models.experts import Router
+from groundup.models.init import build_decoder
+from groundup.models.sampling import generate
+from groundup.optim.losses import linear_cross_entropy
+from groundup.optim.precision import autocast
+from groundup.plan.shapes import flops_per_token
+from groundup.recipe.sections import Recipe
+from groundup.rundir import RunDir
+
+SAMPLE_SEED = 1  # the same for every sampling of a run, so that samples differ by the model alone
+
+
+class LanguageModel:
+    """Everything the loop needs to know of the task."""
+
+    def __init__(self, recipe: Recipe, run: RunDir) -> None:
+        self.recipe = recipe
+        self.manifest = load_manifest(run)
+        self.tokenizer = Tokenizer(run.data / "tokenizer")
+        self.vocab_size = recipe.model.vocab_size or self.tokenizer.vocab_size
+        self.length = recipe.train.sequence_length
+        check_length(self.length, self.manifest)
+        joined = self.tokenizer.end_id is None
+        self.train, self.validation = (
+            TokenStream(
+                open_sources(run.data, self.manifest, split), self.length, recipe.seed, self.tokenizer.start_id, joined
+            )
+            for split in ("train", "validation")
+        )
+
+    @property
+    def samples_per_epoch(self) -> int:
+        return self.train.samples_per_epoch
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on to be taken up."""
+        model = self.recipe.model.model_dump(exclude={"preset"})
+        return {
+            "data": self.manifest["fingerprint"],
+            "tokenizer": self.tokenizer.sha256,
+            "model": {**model, "vocab_size": self.vocab_size},
+            "seed": self.recipe.seed,
+            "sequence_length": self.length,
+        }
+
+    @property
+    def flops_per_sample(self) -> float:
+        return flops_per_token(self.recipe.model, self.vocab_size, self.length) * self.length
+
+    def build(self, device: torch.device) -> Decoder:
+        return build_decoder(self.recipe.model, self.vocab_size, self.recipe.seed, device)
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """Samples [start, stop) of the training stream."""
+        return self.train.samples(start, stop)
+
+    def loss(self, model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(what is minimised, cross-entropy to display), both sums over the counted tokens."""
+        hidden = model(batch.tokens_BL, documents_BL=batch.documents_BL)
+        optim = self.recipe.optim
+        loss = linear_cross_entropy(
+            hidden.x_BLD.flatten(0, 1),
+            model.output_weight,
+            batch.labels_BL.flatten(),
+            batch.weights_BL.flatten(),
+            label_smoothing=optim.label_smoothing,
+            z_loss=optim.z_loss,
+        )
+        total = loss if hidden.auxiliary is None else loss + hidden.auxiliary
+        return total, loss.detach()
+
+    def after_step(self, model: Decoder) -> None:
+        """What the model does once per optimizer step: balance its experts."""
+        for module in model.modules():
+            if isinstance(module, Router):
+                module.update_bias()
+
+    @property
+    def validation_bytes_per_token(self) -> float:
+        """UTF-8 bytes of validation text per label that counts: of each source all tokens but the first are labels;
+        with an end token of their own, documents' starts don't count."""
+        split = self.manifest["splits"]["validation"]
+        labels = split["tokens"] - len(self.validation.sources)
+        return float(split["bytes"] / (labels if self.validation.joined else labels - split["documents"]))
+
+    def validate(
+        self,
+        model: Decoder,
+        device: torch.device,
+        max_tokens: int | None = None,
+        on_windows: Callable[[int], None] | None = None,
+    ) -> dict[str, float]:
+        """Loss, perplexity and bits per byte on the validation part, or on its first `max_tokens`."""
+        recipe = self.recipe
+        windows = self.validation.samples_per_epoch
+        if max_tokens is not None:
+            windows = min(windows, max(1, max_tokens // self.length))
+        return evaluate_stream(
+            model,
+            self.validation,
+            windows=windows,
+            micro_batch=recipe.evaluate.micro_batch or recipe.train.micro_batch,
+            bytes_per_token=self.validation_bytes_per_token,
+            context=autocast(recipe.optim.precision, device),
+            device=device,
+            on_windows=on_windows,
+        )
+
+    def sample(self, model: Decoder, device: torch.device) -> list[dict[str, str]]:
+        """Texts that continue the recipe's prompts."""
+        sampling, tokenizer = self.recipe.sampling, self.tokenizer
+        prompts = [[tokenizer.start_id, *tokenizer.encode(prompt)] for prompt in sampling.prompts]
+        with autocast(self.recipe.optim.precision, device):
+            outputs = generate(
+                model,
+                prompts,
+                max_new_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                seed=SAMPLE_SEED,
+                stop_ids=tokenizer.stop_ids,
+            )
+        return [
+            {"prompt": prompt, "text": tokenizer.decode(output)}
+            for prompt, output in zip(sampling.prompts, outputs, strict=True)
+        ]

@@ -1,0 +1,1 @@
+"""The one loop, its state and checkpoints, and what hangs on it."""

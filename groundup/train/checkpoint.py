@@ -1,0 +1,151 @@
+"""Checkpoints by torch.distributed.checkpoint: tensors in its files, everything else in a JSON manifest.
+
+`checkpoints/step-00000120/` is complete once its `manifest.json`, with a checksum per file, has been renamed into
+place. Anything else is left over from a crash and cleaned up. A damaged one is reported and the one before it used.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_state_dict
+from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
+
+from groundup.console import say
+from groundup.data.shards import checksum
+from groundup.rundir import read_json, write_atomically
+
+FORMAT = 1
+# What torch.distributed.checkpoint's metadata is made of; nothing else is unpickled.
+_ALLOWED = {
+    "torch": {"Size", "float32", "float16", "bfloat16", "float64", "int64", "int32", "uint8", "bool", "strided"},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.metadata": {
+        "Metadata",
+        "MetadataIndex",
+        "TensorStorageMetadata",
+        "TensorProperties",
+        "ChunkStorageMetadata",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "pathlib": {"PosixPath", "PurePosixPath", "Path"},
+}
+
+
+class CheckpointDamaged(Exception):
+    """A checkpoint whose files are not those of its manifest."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in _ALLOWED.get(module, ()):
+            raise CheckpointDamaged(f"its metadata names {module}.{name}, which no checkpoint of ours does")
+        return super().find_class(module, name)
+
+
+class _Reader(FileSystemReader):
+    """Reads metadata through the allow-list, and refuses anything but tensors."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with (Path(self.path) / ".metadata").open("rb") as file:
+            metadata: Metadata = _Unpickler(file).load()
+        for name, entry in metadata.state_dict_metadata.items():
+            if not isinstance(entry, TensorStorageMetadata):
+                raise CheckpointDamaged(f"{name} is no tensor")
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """Without torch's warning that a single process saves or loads, which is what is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def folder_of(root: Path, step: int) -> Path:
+    return root / f"step-{step:08d}"
+
+
+def complete(root: Path) -> list[Path]:
+    """Folders with a manifest, oldest first."""
+    return sorted(p.parent for p in root.glob("step-*/manifest.json"))
+
+
+def clean_up(root: Path) -> None:
+    """Remove what a crash left half written. Only for the holder of the run's lock."""
+    for path in root.glob("step-*"):
+        if not (path / "manifest.json").exists():
+            shutil.rmtree(path)
+
+
+def save(root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int) -> Path:
+    """Write the checkpoint of `step` and drop all but the newest `keep`. `facts` must be JSON."""
+    folder = folder_of(root, step)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with _one_process():
+        save_state_dict(dict(tensors), storage_writer=FileSystemWriter(folder), no_dist=True)
+    files = {p.name: checksum(p) for p in sorted(folder.iterdir())}
+    manifest = {"format": FORMAT, "step": step, **facts, "files": files}
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
+    for old in complete(root)[:-keep]:
+        # The manifest goes first: a deletion cut short leaves an incomplete checkpoint, not a damaged one.
+        (old / "manifest.json").unlink()
+        shutil.rmtree(old)
+    return folder
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest, once every file has its checksum. Raises CheckpointDamaged."""
+    manifest: dict[str, Any] = read_json(folder / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointDamaged(f"its format is {manifest.get('format')}, this version reads {FORMAT}")
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.exists():
+            raise CheckpointDamaged(f"{name} is missing")
+        if checksum(path) != expected:
+            raise CheckpointDamaged(f"{name} does not have the checksum in the manifest")
+    return manifest
+
+
+def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that verifies, with its manifest; damaged ones are reported and passed over."""
+    for folder in reversed(complete(root)):
+        try:
+            return folder, verify(folder)
+        except CheckpointDamaged as error:
+            say(f"checkpoint {folder} is damaged and not used: {error}")
+    return None
+
+
+def shapes(folder: Path) -> dict[str, TensorStorageMetadata]:
+    """What tensors a verified checkpoint holds."""
+    return dict(_Reader(folder).read_metadata().state_dict_metadata)  # type: ignore[arg-type]
+
+
+def load(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Read into the tensors given, in place. The folder must have been verified."""
+    with _one_process():
+        load_state_dict(dict(tensors), storage_reader=_Reader(folder), no_dist=True)
+
+
+def load_model(folder: Path, model: nn.Module) -> None:
+    """Only the weights and buffers of a model."""
+    load(folder, {f"model.{name}": tensor for name, tensor in model.state_dict().items()})

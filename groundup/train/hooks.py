@@ -1,0 +1,89 @@
+"""What hangs on the loop: the log, and actions at intervals."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from groundup.console import Bar, size, span
+from groundup.tasks.task import Task
+from groundup.train.loop import StepResult
+from groundup.train.metrics import Metrics
+from groundup.train.state import TrainState
+
+
+class LossNotFinite(Exception):
+    """The loss became NaN or infinite."""
+
+
+class Log:
+    """A metrics record and a line every `every` steps, and the live line. Time spent in other hooks does not count."""
+
+    def __init__(
+        self, metrics: Metrics, bar: Bar, task: Task, every: int, total: int, per_step: int, peak: float
+    ) -> None:
+        self.metrics, self.bar, self.task = metrics, bar, task
+        self.every, self.total, self.per_step, self.peak = every, total, per_step, peak
+        self.mark = time.perf_counter()
+        self.excluded = 0.0  # seconds of this interval that went to other hooks
+        self.steps = 0
+        self.rates: list[float] = []
+
+    def exclude(self, seconds: float) -> None:
+        self.excluded += seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Median over the intervals, without the first, which warms up, where there are others."""
+        rates = sorted(self.rates[1:] or self.rates)
+        return rates[len(rates) // 2] if rates else 0.0
+
+    def after_step(self, state: TrainState, result: StepResult) -> None:
+        self.steps += 1
+        if state.step % self.every and state.step != self.total:
+            return
+        loss, norm = float(result.loss), float(result.grad_norm)
+        now = time.perf_counter()
+        seconds = now - self.mark - self.excluded
+        samples = self.steps * self.per_step
+        rate = samples * self.task.length / seconds
+        flops = samples * self.task.flops_per_sample / seconds
+        self.mark, self.excluded, self.steps = now, 0.0, 0
+        self.rates.append(rate)
+        state.seconds += seconds
+        state.last_loss = loss
+        self.metrics.write(
+            "train",
+            state.step,
+            samples_consumed=state.samples,
+            tokens=state.samples * self.task.length,
+            seconds=round(state.seconds, 3),
+            loss=loss,
+            grad_norm=norm,
+            lr=result.lr,
+            tokens_per_second=round(rate, 1),
+            flops_per_second=flops,
+            peak_share=round(flops / self.peak, 4),
+        )
+        left = (self.total - state.step) * self.per_step * self.task.length / rate
+        line = (
+            f"step {state.step}/{self.total}  loss {loss:.4f}  norm {norm:.2f}  lr {result.lr:.2e}  "
+            f"{size(rate)} tokens/s  {size(flops, 'FLOP/s')} ({flops / self.peak:.0%} of peak)  {span(left)} left"
+        )
+        self.bar.show(state.step, line)
+        if not math.isfinite(loss):
+            raise LossNotFinite(f"the loss is {loss} at step {state.step}")
+
+
+class Every:
+    """Calls `action` every `every` steps and at the end, off the log's clock."""
+
+    def __init__(self, every: int, total: int, log: Log, action: Callable[[TrainState], None]) -> None:
+        self.every, self.total, self.log, self.action = every, total, log, action
+
+    def after_step(self, state: TrainState, result: StepResult) -> None:
+        if state.step % self.every == 0 or state.step == self.total:
+            start = time.perf_counter()
+            self.action(state)
+            self.log.exclude(time.perf_counter() - start)

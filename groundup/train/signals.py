@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM: finish the step, save, leave. A second one leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+from groundup.console import say
+from groundup.errors import EXIT_INTERRUPTED
+
+
+class StopRequest:
+    """True once a signal asked to stop. A context manager that puts the old handlers back."""
+
+    def __init__(self) -> None:
+        self.asked = ""
+        self.old: dict[int, object] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.asked)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            os._exit(EXIT_INTERRUPTED)
+        self.asked = signal.Signals(number).name
+        say(f"\n{self.asked}: finishing this step and saving; once more leaves at once")
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]

@@ -1,0 +1,88 @@
+"""Everything that makes up a training in progress, and its way into a checkpoint and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundup.errors import UserError
+from groundup.optim.optimizers import state_tensors
+from groundup.train import checkpoint
+
+
+@dataclass
+class TrainState:
+    """`samples`: samples consumed, which is the whole state of the data stream and of the schedule."""
+
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0  # of training, over all its sessions
+    last_loss: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimizer state by global name."""
+        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        found.update({f"optim.{name}": tensor for name, tensor in state_tensors(self.model, self.optimizers)})
+        return found
+
+    def save(self, root: Path, keep: int) -> Path:
+        facts = {
+            "samples_consumed": self.samples,
+            "seconds": self.seconds,
+            "last_loss": self.last_loss,
+            "scaler": self.scaler.state_dict(),
+            **self.facts,
+        }
+        return checkpoint.save(root, self.step, self.tensors(), facts, keep)
+
+    def load(self, folder: Path, manifest: dict[str, Any]) -> None:
+        """Take up a verified checkpoint."""
+        self._make_optimizer_state(checkpoint.shapes(folder))
+        checkpoint.load(folder, self.tensors())
+        self.step, self.samples = manifest["step"], manifest["samples_consumed"]
+        self.seconds, self.last_loss = manifest["seconds"], manifest["last_loss"]
+        if self.scaler.is_enabled() and manifest["scaler"]:
+            self.scaler.load_state_dict(manifest["scaler"])
+
+    def _make_optimizer_state(self, held: dict[str, Any]) -> None:
+        """Empty tensors for the state that the checkpoint holds: optimizers make theirs at the first step only."""
+        owner = {id(p): o for o in self.optimizers for g in o.param_groups for p in g["params"]}
+        for name, parameter in self.model.named_parameters():
+            prefix = f"optim.{name}."
+            for key, entry in held.items():
+                if key.startswith(prefix):
+                    # Moments have the parameter's shape and placement; step counters are scalars.
+                    empty = (
+                        torch.zeros_like(parameter)
+                        if entry.size == parameter.shape
+                        else torch.zeros(entry.size, dtype=entry.properties.dtype, device=parameter.device)
+                    )
+                    owner[id(parameter)].state[parameter][key.removeprefix(prefix)] = empty
+
+
+def refuse_another(manifest: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
+    """Raise UserError where a checkpoint is of another model or other data, naming what differs."""
+    old = manifest["identity"]
+    differing = []
+    for key in identity:
+        if old.get(key) == identity[key]:
+            continue
+        if isinstance(identity[key], dict):
+            inner = [k for k in identity[key] if old[key].get(k) != identity[key][k]]
+            differing += [f"{key}.{k} was {old[key].get(k)}, is {identity[key][k]}" for k in inner]
+        else:
+            differing.append(f"{key} was {old.get(key)}, is {identity[key]}")
+    if differing:
+        raise UserError(
+            "the checkpoint here is of another training: " + "; ".join(differing),
+            where=str(folder),
+            advice="Undo the change, give another --run-dir, or start over with --restart",
+        )

@@ -1,0 +1,130 @@
+"""The step `train`: from prepared data to a trained model, taking up what a stopped run left."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+import torch
+
+from groundup.console import Bar, say, size, span
+from groundup.errors import Interrupted
+from groundup.optim.optimizers import build_optimizers
+from groundup.optim.precision import gradient_scaler, product_dtype
+from groundup.optim.schedules import build_schedule
+from groundup.plan.machine import measured_peak
+from groundup.recipe.quantities import Duration
+from groundup.recipe.sections import Recipe
+from groundup.rundir import RunDir, fingerprint
+from groundup.tasks.language_model import LanguageModel
+from groundup.tasks.task import Task
+from groundup.train import checkpoint
+from groundup.train.device import peak_memory_mb, set_up
+from groundup.train.hooks import Every, Log
+from groundup.train.loop import Hook, run_loop
+from groundup.train.metrics import Metrics, build_trackers
+from groundup.train.signals import StopRequest
+from groundup.train.state import TrainState, refuse_another
+
+
+def inputs(recipe: Recipe, data_fingerprint: str) -> str:
+    """Fingerprint of all that the trained weights depend on."""
+    sections = [recipe.model.model_dump(), recipe.optim.model_dump(), recipe.train.model_dump(mode="json")]
+    return fingerprint([sections, recipe.seed, data_fingerprint])
+
+
+def set_aside(run: RunDir) -> None:
+    """Move checkpoints and metrics of an earlier training out of the way; nothing is deleted."""
+    old = run.path / "superseded" / time.strftime("%Y%m%d-%H%M%S")
+    for path in (run.checkpoints, run.metrics, run.path / "tensorboard", run.path / "steps" / "train.json"):
+        if path.exists():
+            old.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, old / path.name)
+
+
+def train(recipe: Recipe, run: RunDir) -> dict[str, Any]:
+    """Train to the recipe's duration. Raises Interrupted, with all saved, where a signal asked to stop."""
+    device = set_up(recipe.train)
+    task: Task = LanguageModel(recipe, run)
+    per_step, per_epoch = recipe.samples_per_step, task.samples_per_epoch
+
+    def steps(duration: Duration | None, share: float) -> int:
+        """A duration in steps; without one, that share of the run."""
+        if duration is None:
+            return max(1, round(total * share))
+        return duration.in_steps(per_step, task.length, per_epoch)
+
+    total = recipe.train.duration.in_steps(per_step, task.length, per_epoch)
+    schedule = build_schedule(recipe.optim, total, per_step, task.length, per_epoch)
+    model = task.build(device)
+    state = TrainState(model, build_optimizers(model, recipe.optim), gradient_scaler(recipe.optim.precision, device))
+    state.facts = {"identity": task.identity}
+    checkpoint.clean_up(run.checkpoints)
+    found = checkpoint.newest(run.checkpoints)
+    if found is not None:
+        refuse_another(found[1], task.identity, found[0])
+        state.load(*found)
+        say(f"resuming at step {state.step} from {found[0]}")
+    if recipe.train.compile:
+        for layer in model.layers:
+            layer.compile()
+
+    dtype = product_dtype(recipe.optim.precision, device)
+    if recipe.optim.precision == "bf16" and dtype == torch.float32:
+        say("this CPU has no bf16 instructions: matrix products run in fp32")
+    peak = measured_peak(device, dtype)
+    parameters = sum(p.numel() for p in model.parameters())
+    say(
+        f"training {size(parameters)} parameters on {device} ({torch.get_num_threads()} threads, "
+        f"{str(dtype).removeprefix('torch.')}, peak {size(peak, 'FLOP/s')}): {total} steps of "
+        f"{size(recipe.train.batch_tokens)} tokens, {total * per_step / per_epoch:.2f} epochs"
+    )
+    metrics = Metrics(
+        run.metrics, build_trackers(list(recipe.train.trackers), run.path, recipe.model_dump(mode="json"))
+    )
+    if found is not None:
+        metrics.write("resume", state.step, samples_consumed=state.samples)
+    with Bar("train", total, "steps") as bar, StopRequest() as stop:
+        log = Log(metrics, bar, task, recipe.train.log_every, total, per_step, peak)
+
+        def validate(state: TrainState) -> None:
+            result = task.validate(model, device, recipe.train.validation_tokens)
+            metrics.write("validation", state.step, samples_consumed=state.samples, **result)
+            bar.write(
+                f"step {state.step}: validation loss {result['loss']:.4f}, perplexity {result['perplexity']:.1f}, "
+                f"{result['bits_per_byte']:.3f} bits per byte"
+            )
+
+        def sample(state: TrainState) -> None:
+            for text in task.sample(model, device):
+                metrics.write("sample", state.step, **text)
+                bar.write(f"step {state.step}: sample: {(text['prompt'] + text['text'])[:200]!r}")
+
+        def save(state: TrainState) -> None:
+            checkpoint_folder = state.save(run.checkpoints, recipe.train.keep_checkpoints)
+            bar.write(f"step {state.step}: checkpoint {checkpoint_folder.name}")
+
+        hooks: list[Hook] = [
+            log,
+            Every(steps(recipe.train.validate_every, 0.1), total, log, validate),
+            Every(steps(recipe.train.sample_every, 0.25), total, log, sample),
+            Every(steps(recipe.train.checkpoint_every, 0.1), total, log, save),
+        ]
+        try:
+            run_loop(state, task, recipe, schedule, device, total, hooks, stop)
+        finally:
+            metrics.close()
+        if state.step < total:
+            folder = state.save(run.checkpoints, recipe.train.keep_checkpoints)
+            raise Interrupted(f"stopped by {stop.asked} at step {state.step}; saved in {folder}")
+    say(f"trained {state.step} steps in {span(state.seconds)}, loss {state.last_loss:.4f}")
+    return {
+        "step": state.step,
+        "samples_consumed": state.samples,
+        "loss": state.last_loss,
+        "tokens_per_second": round(log.tokens_per_second, 1),
+        "peak_memory_mb": round(peak_memory_mb(device), 1),
+        "training_seconds": round(state.seconds, 2),
+        "parameters": parameters,
+    }
