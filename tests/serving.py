@@ -42,7 +42,7 @@ def write_folder(folder: Path, shape: Model = SHAPE, end: int | list[int] | None
     (folder / "config.json").write_text(json.dumps(config))
     generation = {"bos_token_id": start, "eos_token_id": [] if end is None else end}
     (folder / "generation_config.json").write_text(json.dumps(generation))
-    facts = {"lineage": {"recipe": {"name": "tiny"}, "parameters": 33_000}}
+    facts = {"lineage": {"recipe": "tiny", "parameters": 33_000}}
     (folder / "groundup.json").write_text(json.dumps(facts))
     return model
 

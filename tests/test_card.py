@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import yaml
-from shapes import MODELS
 
 from groundup.deploy.card import model_card
+from tests.shapes import MODELS
 
 
 def test_model_card() -> None:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shapes import MODELS, VOCAB, random_decoder, random_tokens
 
 from groundup.models.cache import KeyValueCache
 from groundup.models.decoder import Decoder
@@ -17,6 +16,7 @@ from groundup.models.init import build_decoder
 from groundup.random import fill_normal_, stream_key
 from groundup.recipe.model import Experts, Model
 from groundup.recipe.presets import PRESETS
+from tests.shapes import MODELS, VOCAB, random_decoder, random_tokens
 
 KINDS = ["llama", "qwen3-tied", "mixtral"]
 

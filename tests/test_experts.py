@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from shapes import MODELS, random_decoder, random_tokens
 from torch import Tensor
 
 from groundup.models.experts import MixtureOfExperts
 from groundup.random import fill_normal_, stream_key
 from groundup.recipe.model import Experts
+from tests.shapes import MODELS, random_decoder, random_tokens
 
 
 def mixture(seed: int = 3, **changes: object) -> MixtureOfExperts:

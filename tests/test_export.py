@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from shapes import MODELS, random_decoder, random_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from groundup.data.tokenizer import Tokenizer, train_tokenizer
@@ -21,6 +20,7 @@ from groundup.models import huggingface as hf
 from groundup.models.decoder import Decoder
 from groundup.recipe.model import Experts
 from groundup.recipe.sections import Sampling
+from tests.shapes import MODELS, random_decoder, random_tokens
 
 TEXTS = [
     "To be, or not to be:  that is\n\n the question 12345.",

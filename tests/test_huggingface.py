@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from shapes import MODELS, VOCAB, logits, random_decoder, random_tokens, write_folder
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from groundup.models import huggingface as hf
+from tests.shapes import MODELS, VOCAB, logits, random_decoder, random_tokens, write_folder
 
 CLASSES = {
     "llama": "LlamaForCausalLM",

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from shapes import MODELS, VOCAB
 
 from groundup.errors import UserError
 from groundup.models import huggingface as hf
 from groundup.recipe.model import Experts, Model
+from tests.shapes import MODELS, VOCAB
 
 
 @pytest.mark.parametrize("name", MODELS)

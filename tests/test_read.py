@@ -14,11 +14,11 @@ import pytest
 import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from reading import csv_bytes, documents_of, jsonl, parquet_bytes, refusal, store, texts_of
 
 from groundup.data.read import Document, Malformed, count_bytes, read_documents, split_text
 from groundup.data.sources import SourceFile
 from groundup.recipe.sections import Source
+from tests.reading import csv_bytes, documents_of, jsonl, parquet_bytes, refusal, store, texts_of
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=8)
 TRICKY = ["", 'a "quoted"\nline, and\r\nmore\r', "\x00", "é\u2028\U0001f600", "\ufeff", " ", '"', "\n"]

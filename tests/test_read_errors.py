@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from reading import csv_bytes, documents_of, jsonl, parquet_bytes, refusal, store, texts_of
 
 from groundup.data.read import Malformed, count_bytes
 from groundup.data.sources import SourceFile
 from groundup.errors import UserError
+from tests.reading import csv_bytes, documents_of, jsonl, parquet_bytes, refusal, store, texts_of
 
 # --- what can't be decoded
 

@@ -9,7 +9,9 @@ import re
 from pathlib import Path
 
 import pytest
-from report_run import (
+
+from groundup.report.collect import collect
+from tests.report_run import (
     EVALUATION,
     EXPORT,
     LINEAGE,
@@ -23,8 +25,6 @@ from report_run import (
     validation_line,
     write_metrics,
 )
-
-from groundup.report.collect import collect
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ import re
 from pathlib import Path
 
 import pytest
-from report_run import (
+
+from groundup.errors import UserError
+from groundup.report.page import write_report
+from tests.report_run import (
     EVALUATION,
     EXPORT,
     MANIFEST,
@@ -23,9 +26,6 @@ from report_run import (
     write_json,
     write_metrics,
 )
-
-from groundup.errors import UserError
-from groundup.report.page import write_report
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shapes import MODELS, VOCAB, logits, random_decoder, random_tokens, write_folder
 
 from groundup.errors import UserError
 from groundup.models import huggingface as hf
+from tests.shapes import MODELS, VOCAB, logits, random_decoder, random_tokens, write_folder
 
 
 @pytest.fixture

@@ -221,10 +221,10 @@
   }
 
   const HEADLINES = [
-    ["Recipe", /(^|\.)recipe(\.name)?$/],
+    ["Recipe", /(^|\.)recipe$/],
     ["Parameters", /(^|\.)parameters$/],
     ["Bits per byte", /(^|\.)bits_per_byte$/],
-    ["Tokens trained on", /(^|\.)(tokens_trained|trained_tokens|training_tokens|tokens_seen|tokens_consumed)$/],
+    ["Tokens trained on", /(^|\.)training_tokens$/],
     ["Code version", /(^|\.)groundup\.version$/],
   ];
 

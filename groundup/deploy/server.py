@@ -147,8 +147,7 @@ def _ends(folder: Path, tokenizer: Tokenizer) -> tuple[int | None, list[int]]:
 
 
 def _name(folder: Path, facts: dict[str, Any]) -> str:
-    recipe = facts.get("lineage", {}).get("recipe")
-    name = recipe.get("name") if isinstance(recipe, dict) else None
+    name = facts.get("lineage", {}).get("recipe")
     if isinstance(name, str):
         return name
     folder = folder.resolve()

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup.models.blockwise import BEST_UP_TO, rotary_attention
 from groundup.models.cache import KeyValueCache
+from groundup.models.norm import RmsNorm
 from groundup.models.rope import rotate
 from groundup.recipe.model import Model
 
@@ -40,16 +43,26 @@ class Attention(nn.Module):
         self.key = nn.Linear(model.hidden_size, model.kv_heads * model.head_dim, bias=False)
         self.value = nn.Linear(model.hidden_size, model.kv_heads * model.head_dim, bias=False)
         self.output = nn.Linear(model.heads * model.head_dim, model.hidden_size, bias=False)
-        self.query_norm = nn.RMSNorm(model.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(model.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
+        self.query_norm = RmsNorm(model.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
+        self.key_norm = RmsNorm(model.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
 
     def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
         # -1 for the heads: under tensor parallelism a rank holds some of them.
         query_BLHK = self.query(x_BLD).unflatten(-1, (-1, self.head_dim))
         key_BLGK = self.key(x_BLD).unflatten(-1, (-1, self.head_dim))
         value_BLGK = self.value(x_BLD).unflatten(-1, (-1, self.head_dim))
-        query_BHLK = rotate(self.query_norm(query_BLHK), context.cos, context.sin).transpose(1, 2)
-        key_BGSK = rotate(self.key_norm(key_BLGK), context.cos, context.sin).transpose(1, 2)
+        query_BLHK, key_BLGK = self.query_norm(query_BLHK), self.key_norm(key_BLGK)
+        attended_BLHK = self._attend(query_BLHK, key_BLGK, value_BLGK, context)
+        y_BLD: Tensor = self.output(attended_BLHK.flatten(2))
+        return y_BLD
+
+    def _attend(self, query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, context: Context) -> Tensor:
+        """Rotate queries and keys and attend; [B, L, H, K]."""
+        short = context.mask is None and context.cos.ndim == 2 and query_BLHK.shape[1] <= BEST_UP_TO
+        if short and query_BLHK.device.type == "cpu" and query_BLHK.dtype == torch.float32:
+            return rotary_attention(query_BLHK, key_BLGK, value_BLGK, context.cos, context.sin)
+        query_BHLK = rotate(query_BLHK, context.cos, context.sin).transpose(1, 2)
+        key_BGSK = rotate(key_BLGK, context.cos, context.sin).transpose(1, 2)
         value_BGSK = value_BLGK.transpose(1, 2)
         if context.cache is not None:
             assert context.positions_BL is not None
@@ -64,5 +77,4 @@ class Attention(nn.Module):
             is_causal=context.mask is None,
             enable_gqa=self.grouped,
         )
-        y_BLD: Tensor = self.output(attended_BHLK.transpose(1, 2).flatten(2))
-        return y_BLD
+        return attended_BHLK.transpose(1, 2)

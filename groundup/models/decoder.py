@@ -17,6 +17,7 @@ from groundup.models.attention import Attention, Context
 from groundup.models.cache import KeyValueCache
 from groundup.models.experts import MixtureOfExperts
 from groundup.models.feedforward import FeedForward
+from groundup.models.norm import RmsNorm
 from groundup.models.rope import rotary_table
 from groundup.recipe.model import Model
 
@@ -31,9 +32,9 @@ class Hidden(NamedTuple):
 class Layer(nn.Module):
     def __init__(self, model: Model, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(model.hidden_size, eps=model.norm_eps)
+        self.attention_norm = RmsNorm(model.hidden_size, eps=model.norm_eps)
         self.attention = Attention(model, layer)
-        self.ffn_norm = nn.RMSNorm(model.hidden_size, eps=model.norm_eps)
+        self.ffn_norm = RmsNorm(model.hidden_size, eps=model.norm_eps)
         self.ffn: FeedForward | MixtureOfExperts
         if model.experts is None:
             assert model.ffn_size is not None
@@ -61,7 +62,7 @@ class Decoder(nn.Module):
         self.model, self.vocab_size = model, vocab_size
         self.embedding = nn.Embedding(vocab_size, model.hidden_size)
         self.layers = nn.ModuleList([Layer(model, n) for n in range(model.layers)])
-        self.norm = nn.RMSNorm(model.hidden_size, eps=model.norm_eps)
+        self.norm = RmsNorm(model.hidden_size, eps=model.norm_eps)
         self.output = None if model.tied_embeddings else nn.Linear(model.hidden_size, vocab_size, bias=False)
         self.reset_rotary()
 

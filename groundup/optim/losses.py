@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # Logits of one chunk: small enough to stay in a CPU's cache, large enough to fill a GPU.
-_CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+_CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 
 
 def _chunk(hidden_ND: Tensor, weight_VD: Tensor) -> int:
@@ -44,34 +44,34 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part = slice(start, start + chunk)
             hidden_CD, label_C1, counted_C1 = hidden_ND[part].to(dtype), labels_N[part, None], weights_N[part, None]
             logits_CV = (hidden_CD @ matrix_VD.t()).float()
-            top_C1 = logits_CV.amax(-1, keepdim=True)
-            target_C1 = logits_CV.gather(1, label_C1) - top_C1
-            mean_C1 = logits_CV.mean(-1, keepdim=True) - top_C1 if smoothing else None
-            exp_CV = logits_CV.sub_(top_C1).exp_()
-            sum_C1 = exp_CV.sum(-1, keepdim=True)
-            log_sum_C1 = sum_C1.log()
-            loss_C1 = log_sum_C1 - target_C1
-            if mean_C1 is not None:
-                loss_C1 = loss_C1 + smoothing * (target_C1 - mean_C1)
-            log_partition_C1 = log_sum_C1 + top_C1
+            target_logit_C1 = logits_CV.gather(1, label_C1)
+            log_p_CV = torch.log_softmax(logits_CV, -1, out=logits_CV)
+            log_p_C1 = log_p_CV.gather(1, label_C1)
+            loss_C1 = -log_p_C1
+            if smoothing:
+                loss_C1 = loss_C1 + smoothing * (log_p_C1 - log_p_CV.mean(-1, keepdim=True))
+            log_partition_C1 = target_logit_C1 - log_p_C1
             if z_loss:
                 loss_C1 = loss_C1 + z_loss * log_partition_C1.square()
             total += (loss_C1 * counted_C1).sum()
             if not (need_hidden or need_weight):
                 continue
-            scale_C1 = counted_C1 * (1.0 + 2.0 * z_loss * log_partition_C1) / sum_C1
-            grad_CV = exp_CV.mul_(scale_C1)
+            grad_CV = log_p_CV.exp_()
+            if z_loss:
+                grad_CV.mul_(1.0 + 2.0 * z_loss * log_partition_C1)
             if smoothing:
-                grad_CV.sub_(counted_C1 * (smoothing / vocab))
-            grad_CV.scatter_add_(1, label_C1, counted_C1 * (smoothing - 1.0))
+                grad_CV.sub_(smoothing / vocab)
+            grad_CV.scatter_add_(1, label_C1, torch.full_like(log_p_C1, smoothing - 1.0))
             grad_CV = grad_CV.to(dtype)
+            # The weights are multiplied in where the tensors are narrow.
             if grad_hidden_ND is not None:
-                grad_hidden_ND[part] = grad_CV @ matrix_VD
+                grad_hidden_ND[part] = (grad_CV @ matrix_VD) * counted_C1
             if grad_weight_VD is not None:
+                counted_CD = (hidden_CD * counted_C1).to(dtype)
                 if dtype == grad_weight_VD.dtype:
-                    grad_weight_VD.addmm_(grad_CV.t(), hidden_CD)
+                    grad_weight_VD.addmm_(grad_CV.t(), counted_CD)
                 else:
-                    grad_weight_VD += grad_CV.t() @ hidden_CD
+                    grad_weight_VD += grad_CV.t() @ counted_CD
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         return total
 

@@ -27,7 +27,7 @@ def choose_device(name: str) -> torch.device:
 
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks rather than hand them back to the system: an activation that is freed and asked for
-    again would otherwise be paged in anew each time (a sixth of a step on a CPU, see docs/lab-notes.md)."""
+    again would otherwise be paged in anew each time (a twentieth of a step, see docs/lab-notes.md)."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

@@ -1,0 +1,162 @@
+"""Rotary causal attention for short fp32 sequences on a CPU, in blocks of queries through batched matrix products.
+
+torch's fused attention is built for GPUs first: on a CPU it is slower than this at up to about a thousand tokens
+(docs/lab-notes.md). Only the keys a block can see are multiplied. Probabilities are kept for the backward pass, half of
+L per head and token, where FlashAttention computes them again: at these lengths memory is there and time is not.
+Rotation and scaling are done while heads are laid out for the products.
+
+Shapes: B batch, L sequence, G key-value heads, R query heads per key-value head, K width of a head, N = B * G,
+Q queries of a block, S keys seen by it, P probabilities of all blocks in one buffer.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BEST_UP_TO = 1024  # tokens; beyond, torch's own is as fast
+_BLOCK = 64  # queries
+
+
+def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """out = x with its halves rotated against each other; the same logical shape, any strides."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    torch.mul(first, cos, out=out[..., :half])
+    out[..., :half].addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out[..., half:])
+    out[..., half:].addcmul_(first, sin)
+
+
+@cache
+def _future(size: int) -> Tensor:
+    """What is added to a square of scores on the diagonal: -inf where the key comes after the query."""
+    future: Tensor = torch.full((size, size), float("-inf")).triu(1)
+    return future
+
+
+def _blocks(rows: int, length: int) -> list[tuple[slice, slice]]:
+    """Queries of each block, and its place in the buffer of probabilities; `rows` = N * R."""
+    found, place = [], 0
+    for start in range(0, length, _BLOCK):
+        stop = min(start + _BLOCK, length)
+        size = rows * (stop - start) * stop
+        found.append((slice(start, stop), slice(place, place + size)))
+        place += size
+    return found
+
+
+def _heads_first(x_BLHK: Tensor, groups: int) -> Tensor:
+    """A view [B, G, R, L, K]."""
+    return x_BLHK.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)
+
+
+@torch.library.custom_op("groundup::rotary_attention", mutates_args=())
+def _forward(
+    query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, cos_LK: Tensor, sin_LK: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Output [B, L, H, K], and what the backward pass needs: rotated and scaled queries, rotated keys, values,
+    probabilities."""
+    b, length, h, width = query_BLHK.shape
+    g = key_BLGK.shape[2]
+    n, r = b * g, h // g
+    scale = width**-0.5
+    query = torch.empty(b, g, h // g, length, width)
+    _rotate_into(query, _heads_first(query_BLHK, g), cos_LK * scale, sin_LK * scale)
+    key = torch.empty(b, g, 1, length, width)
+    _rotate_into(key, _heads_first(key_BLGK, g), cos_LK, sin_LK)
+    value_NLK = torch.empty(n, length, width)
+    value_NLK.view(b, g, length, width).copy_(value_BLGK.transpose(1, 2))
+    query_NRLK, key_NLK = query.view(n, r, length, width), key.view(n, length, width)
+    out_BLHK = torch.empty(b, length, h, width)
+    out = _heads_first(out_BLHK, g)
+    blocks = _blocks(n * r, length)
+    all_probabilities_P = torch.empty(blocks[-1][1].stop)
+    for block, place in blocks:
+        size = block.stop - block.start
+        scores = all_probabilities_P[place].view(n, r * size, block.stop)
+        torch.bmm(query_NRLK[:, :, block].reshape(n, -1, width), key_NLK[:, : block.stop].mT, out=scores)
+        scores.view(n, r, size, block.stop)[..., block] += _future(size)
+        probabilities = torch.softmax(scores, -1, out=scores)
+        out[:, :, :, block] = torch.bmm(probabilities, value_NLK[:, : block.stop]).view(b, g, r, size, width)
+    return out_BLHK, query_NRLK, key_NLK, value_NLK, all_probabilities_P
+
+
+@torch.library.custom_op("groundup::rotary_attention_backward", mutates_args=())
+def _backward(
+    grad_BLHK: Tensor,
+    query_NRLK: Tensor,
+    key_NLK: Tensor,
+    value_NLK: Tensor,
+    all_probabilities_P: Tensor,
+    cos_LK: Tensor,
+    sin_LK: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values as they came in."""
+    b, length, h, width = grad_BLHK.shape
+    g = key_NLK.shape[0] // b
+    scale = width**-0.5
+    grad = _heads_first(grad_BLHK, g)
+    grad_query_NRLK = torch.empty_like(query_NRLK)
+    grad_key_NLK, grad_value_NLK = torch.zeros_like(key_NLK), torch.zeros_like(value_NLK)
+    n, r = b * g, h // g
+    for block, place in _blocks(n * r, length):
+        seen = slice(0, block.stop)
+        probabilities = all_probabilities_P[place].view(n, -1, block.stop)
+        query = query_NRLK[:, :, block].reshape(n, -1, width)
+        grad_out = grad[:, :, :, block].reshape(n, -1, width)
+        # A product of its own and a sum: baddbmm_ into a slice falls back to one small product after another.
+        grad_value_NLK[:, seen] += torch.bmm(probabilities.mT, grad_out)
+        grad_probabilities = torch.bmm(grad_out, value_NLK[:, seen].mT)
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_probabilities, probabilities, -1, torch.float32)
+        grad_query_NRLK[:, :, block] = torch.bmm(grad_scores, key_NLK[:, seen]).view(n, r, -1, width)
+        grad_key_NLK[:, seen] += torch.bmm(grad_scores.mT, query)
+    # A rotation's transpose is the rotation back.
+    out_query = torch.empty(b, length, h, width)
+    grad_query = grad_query_NRLK.view(b, g, r, length, width)
+    _rotate_into(_heads_first(out_query, g), grad_query, cos_LK * scale, -sin_LK * scale)
+    out_key = torch.empty(b, length, g, width)
+    _rotate_into(_heads_first(out_key, g), grad_key_NLK.view(b, g, 1, length, width), cos_LK, -sin_LK)
+    out_value = grad_value_NLK.view(b, g, length, width).transpose(1, 2).contiguous()
+    return out_query, out_key, out_value
+
+
+@_forward.register_fake
+def _(query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> tuple[Tensor, ...]:
+    b, length, h, width = query_BLHK.shape
+    g = key_BLGK.shape[2]
+    empty = query_BLHK.new_empty
+    n, probabilities = b * g, empty(_blocks(b * h, length)[-1][1].stop)
+    folded = (empty(n, h // g, length, width), empty(n, length, width), empty(n, length, width))
+    return empty(b, length, h, width), *folded, probabilities
+
+
+@_backward.register_fake
+def _(grad_BLHK: Tensor, query_NRLK: Tensor, key_NLK: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    b, length, h, width = grad_BLHK.shape
+    g = key_NLK.shape[0] // b
+    empty = grad_BLHK.new_empty
+    return empty(b, length, h, width), empty(b, length, g, width), empty(b, length, g, width)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*output[1:], *inputs[3:])
+
+
+def _differentiate(ctx: Any, grad_BLHK: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    query, key, value = _backward(grad_BLHK.contiguous(), *ctx.saved_tensors)
+    return query, key, value, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def rotary_attention(
+    query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, cos_LK: Tensor, sin_LK: Tensor
+) -> Tensor:
+    """Causal attention of rotated queries and keys, [B, L, H, K]; fp32 on a CPU. cos, sin: [L, K / 2]."""
+    out: Tensor = _forward(query_BLHK, key_BLGK, value_BLGK, cos_LK, sin_LK)[0]
+    return out
