@@ -60,8 +60,8 @@ def test_chunked_loss_survives_large_logits_and_needs_no_gradient(problem: tuple
 
 
 def test_chunked_loss_never_holds_all_logits() -> None:
-    """1,024 tokens x 20,000 entries are 82 MB of logits; no tensor of the op may come near that."""
-    hidden, weight = torch.randn(1024, 8, requires_grad=True), torch.randn(20_000, 8, requires_grad=True)
+    """4,096 tokens x 20,000 entries are 328 MB of logits; no tensor of the op may come near that."""
+    hidden, weight = torch.randn(4096, 8, requires_grad=True), torch.randn(20_000, 8, requires_grad=True)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -73,8 +73,8 @@ def test_chunked_loss_never_holds_all_logits() -> None:
             return out
 
     with Watch():
-        linear_cross_entropy(hidden, weight, torch.zeros(1024, dtype=torch.long), torch.ones(1024)).backward()
-    assert largest < 10e6
+        linear_cross_entropy(hidden, weight, torch.zeros(4096, dtype=torch.long), torch.ones(4096)).backward()
+    assert largest < 40e6
 
 
 def test_bf16_loss_is_near(problem: tuple[torch.Tensor, ...]) -> None:
