@@ -172,7 +172,7 @@ def _lrs(steps: int = 100, **optim: object) -> list[float]:
 def test_schedules() -> None:
     constant = _lrs(schedule="constant", warmup="10 steps")
     assert constant[10:] == [1.0] * 90
-    assert all(a < b for a, b in itertools.pairwise(constant))
+    assert all(a < b for a, b in itertools.pairwise(constant[:11]))
     assert 0 < constant[0] < 0.2
     linear = _lrs(schedule="linear", final_lr_fraction=0.0)
     assert linear[50] == pytest.approx(0.5)

@@ -54,10 +54,11 @@ def test_shared_experts_and_qk_norm_are_counted() -> None:
     assert sum(p.numel() for p in built.parameters()) == count_parameters(model, 500).total
 
 
-def test_flops_are_those_torch_counts() -> None:
+def test_flops_are_those_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch counts the products of a forward pass; training is three times that. It counts attention in full."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    monkeypatch.setattr("groundup.models.attention.BEST_UP_TO", 0)  # torch's own attention, which it can count
     model, length = Model(hidden_size=64, layers=2, heads=4, kv_heads=2, context_length=64), 64
     decoder = Decoder(model, 500)
     with FlopCounterMode(display=False) as counter:

@@ -51,7 +51,8 @@ def _blocks(rows: int, length: int) -> list[tuple[slice, slice]]:
 
 def _heads_first(x_BLHK: Tensor, groups: int) -> Tensor:
     """A view [B, G, R, L, K]."""
-    return x_BLHK.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)
+    x: Tensor = x_BLHK.unflatten(2, (groups, -1))
+    return x.permute(0, 2, 3, 1, 4)
 
 
 @torch.library.custom_op("groundup::rotary_attention", mutates_args=())

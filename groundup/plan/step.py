@@ -26,7 +26,7 @@ def plan_here(recipe: Recipe, run: RunDir) -> tuple[dict[str, Any], str]:
     peak = measured_peak(device, product_dtype(recipe.optim.precision, device))
     plan["training_tokens"] = tokens
     plan["machine"] = {"device": str(device), "measured_peak_flops_per_second": peak}
-    plan["rough_seconds_here"] = None if tokens is None else round(rough_seconds(plan, tokens, peak), 1)
+    plan["rough_seconds_here"] = None if tokens is None else round(rough_seconds(plan, tokens, peak), 3)
     return plan, _text(recipe, plan)
 
 
