@@ -56,12 +56,13 @@ def test_shared_experts_and_qk_norm_are_counted() -> None:
 
 def test_flops_are_those_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch counts the products of a forward pass; training is three times that. It counts attention in full."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    monkeypatch.setattr("groundup.models.attention.BEST_UP_TO", 0)  # torch's own attention, which it can count
+    monkeypatch.setattr("groundup.models.attention.BEST_UP_TO", 0)  # torch's own attention, in products it can count
     model, length = Model(hidden_size=64, layers=2, heads=4, kv_heads=2, context_length=64), 64
     decoder = Decoder(model, 500)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         decoder.logits(decoder(torch.zeros(1, length, dtype=torch.long)).x_BLD)
     attention = 6 * model.layers * model.hidden_size * length
     assert flops_per_token(model, 500, length) + attention == 3 * counter.get_total_flops() / length
