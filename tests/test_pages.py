@@ -20,7 +20,7 @@ if CHROMIUM is None and os.environ.get("CI"):
 if CHROMIUM is None:
     pytest.skip("no Chromium here (Debian: apt-get install chromium)", allow_module_level=True)
 
-from playwright.sync_api import Page, sync_playwright  # noqa: E402
+from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,8 @@ def page(browser: Any) -> Iterator[Page]:
     )
     yield page
     page.close()
-    assert not problems
+    # A test that cuts the connection itself sees the browser say so.
+    assert [problem for problem in problems if "net::ERR_FAILED" not in problem] == []
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +84,25 @@ def test_the_report_shows_curves_and_reads_them_off(finished_run: tuple[Path, di
 
 def test_the_page_generates_streams_and_remembers(address: str, page: Page) -> None:
     page.goto(address)
-    page.wait_for_function("document.querySelector('#state').textContent.includes('ready')")
+    expect(page.locator("#state")).to_contain_text("ready")
     assert page.inner_text("#name") == "small"
     page.fill("#prompt", "the river")
     page.locator("#max_tokens").fill("8")
     page.click("#go")
-    page.wait_for_function("document.querySelector('#ended').textContent.length > 0")
+    expect(page.locator("#ended")).not_to_be_empty()
     assert page.inner_text("#given") == "the river"
     assert "tokens" in page.inner_text("#readout")
     assert page.text_content("#made")
     page.fill("#prompt", "<img src=x onerror=alert(1)>")
     page.keyboard.press("Control+Enter")
-    page.wait_for_function("document.querySelector('#given').textContent.startsWith('<img')")
+    expect(page.locator("#given")).to_contain_text("<img")
     assert page.locator("main img").count() == 0, "what is typed is text"
     assert page.locator("#list li").count() >= 1
 
 
 def test_an_error_is_a_sentence_and_the_prompt_stays(address: str, page: Page) -> None:
     page.goto(address)
-    page.wait_for_function("document.querySelector('#state').textContent.includes('ready')")
+    expect(page.locator("#state")).to_contain_text("ready")
     page.route("**/v1/completions", lambda route: route.abort())
     page.fill("#prompt", "a text of some worth")
     page.click("#go")
