@@ -12,7 +12,7 @@ from groundup.recipe.model import Model
 
 
 class KeyValueCache:
-    """One buffer per layer and kind: one big tensor makes compiled decoding slower (docs/lab-notes.md)."""
+    """One buffer per layer and kind."""
 
     def __init__(self, model: Model, slots: int, length: int, dtype: torch.dtype, device: torch.device | str) -> None:
         assert model.kv_heads is not None

@@ -26,7 +26,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         x, weight_D, scale = ctx.saved_tensors
-        product_ND = (grad * x).view(-1, x.shape[-1])
+        product_ND = (grad * x).reshape(-1, x.shape[-1])
         grad_weight_D = product_ND.t() @ scale.view(-1)
         mean = (product_ND @ weight_D).view(scale.shape).mul_(scale.pow(3)).div_(x.shape[-1])
         grad_x = (grad * weight_D).mul_(scale).addcmul_(x, mean, value=-1)

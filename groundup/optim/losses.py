@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Logits of one chunk: small enough to stay in a CPU's cache, large enough to fill a GPU.
+# Logits of one chunk: enough rows for fast products, little beside all tokens' (docs/lab-notes.md; CUDA unmeasured).
 _CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 
 

@@ -44,7 +44,6 @@ def set_up(train: Train) -> torch.device:
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    torch.backends.cuda.matmul.allow_tf32 = True
     return device
 
 
