@@ -15,7 +15,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
-_CHUNK = 1 << 20
+_CHUNK = 1 << 17
 
 
 def _signed(value: int) -> int:

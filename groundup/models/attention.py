@@ -24,10 +24,17 @@ class Context(NamedTuple):
 
     cos: Tensor  # fp32 [L, K / 2] or [B, L, K / 2]
     sin: Tensor
-    mask: Tensor | None  # bool [B, 1, L, S], True where a key may be seen; None: plain causal
+    mask: Tensor | None = None  # bool [B, 1, L, S], True where a key may be seen; None: causal
+    documents_BL: Tensor | None = None  # in place of a mask where attention runs in blocks
     cache: KeyValueCache | None = None
     positions_BL: Tensor | None = None  # with a cache: where the new tokens go
     seen: int = 0  # with a cache: length of the longest row, new tokens included
+
+
+def runs_in_blocks(x: Tensor, length: int) -> bool:
+    """Whether attention over sequences of this length, on x's device and in its format, takes `rotary_attention`."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and length <= BEST_UP_TO
 
 
 class Attention(nn.Module):
@@ -58,9 +65,9 @@ class Attention(nn.Module):
 
     def _attend(self, query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, context: Context) -> Tensor:
         """Rotate queries and keys and attend; [B, L, H, K]."""
-        short = context.mask is None and context.cos.ndim == 2 and query_BLHK.shape[1] <= BEST_UP_TO
-        if short and query_BLHK.device.type == "cpu" and query_BLHK.dtype == torch.float32:
-            return rotary_attention(query_BLHK, key_BLGK, value_BLGK, context.cos, context.sin)
+        unmasked = context.mask is None and context.cos.ndim == 2
+        if unmasked and runs_in_blocks(query_BLHK, query_BLHK.shape[1]):
+            return rotary_attention(query_BLHK, key_BLGK, value_BLGK, context.cos, context.sin, context.documents_BL)
         query_BHLK = rotate(query_BLHK, context.cos, context.sin).transpose(1, 2)
         key_BGSK = rotate(key_BLGK, context.cos, context.sin).transpose(1, 2)
         value_BGSK = value_BLGK.transpose(1, 2)

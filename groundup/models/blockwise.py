@@ -5,6 +5,8 @@ torch's fused attention is built for GPUs first: on a CPU it is slower than this
 L per head and token, where FlashAttention computes them again: at these lengths memory is there and time is not.
 Rotation and scaling are done while heads are laid out for the products.
 
+Where a row holds several documents, a token sees its own only: `documents`, int64 [B, L].
+
 Shapes: B batch, L sequence, G key-value heads, R query heads per key-value head, K width of a head, N = B * G,
 Q queries of a block, S keys seen by it, P probabilities of all blocks in one buffer.
 """
@@ -24,11 +26,9 @@ _BLOCK = 64  # queries
 def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """out = x with its halves rotated against each other; the same logical shape, any strides."""
     half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    torch.mul(first, cos, out=out[..., :half])
-    out[..., :half].addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out[..., half:])
-    out[..., half:].addcmul_(first, sin)
+    torch.mul(x, torch.cat((cos, cos), -1), out=out)
+    out[..., :half].addcmul_(x[..., half:], sin, value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin)
 
 
 @cache
@@ -57,7 +57,12 @@ def _heads_first(x_BLHK: Tensor, groups: int) -> Tensor:
 
 @torch.library.custom_op("groundup::rotary_attention", mutates_args=())
 def _forward(
-    query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, cos_LK: Tensor, sin_LK: Tensor
+    query_BLHK: Tensor,
+    key_BLGK: Tensor,
+    value_BLGK: Tensor,
+    cos_LK: Tensor,
+    sin_LK: Tensor,
+    documents_BL: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Output [B, L, H, K], and what the backward pass needs: rotated and scaled queries, rotated keys, values,
     probabilities."""
@@ -81,6 +86,9 @@ def _forward(
         scores = all_probabilities_P[place].view(n, r * size, block.stop)
         torch.bmm(query_NRLK[:, :, block].reshape(n, -1, width), key_NLK[:, : block.stop].mT, out=scores)
         scores.view(n, r, size, block.stop)[..., block] += _future(size)
+        if documents_BL is not None:
+            others = documents_BL[:, block, None] != documents_BL[:, None, : block.stop]
+            scores.view(b, h, size, block.stop).masked_fill_(others[:, None], float("-inf"))
         probabilities = torch.softmax(scores, -1, out=scores)
         out[:, :, :, block] = torch.bmm(probabilities, value_NLK[:, : block.stop]).view(b, g, r, size, width)
     return out_BLHK, query_NRLK, key_NLK, value_NLK, all_probabilities_P
@@ -102,19 +110,26 @@ def _backward(
     scale = width**-0.5
     grad = _heads_first(grad_BLHK, g)
     grad_query_NRLK = torch.empty_like(query_NRLK)
-    grad_key_NLK, grad_value_NLK = torch.zeros_like(key_NLK), torch.zeros_like(value_NLK)
+    grad_key_NLK, grad_value_NLK = torch.empty_like(key_NLK), torch.empty_like(value_NLK)
     n, r = b * g, h // g
-    for block, place in _blocks(n * r, length):
+    # The last block sees all keys, so its part is what the others are added to.
+    for block, place in reversed(_blocks(n * r, length)):
         seen = slice(0, block.stop)
         probabilities = all_probabilities_P[place].view(n, -1, block.stop)
         query = query_NRLK[:, :, block].reshape(n, -1, width)
         grad_out = grad[:, :, :, block].reshape(n, -1, width)
-        # A product of its own and a sum: baddbmm_ into a slice falls back to one small product after another.
-        grad_value_NLK[:, seen] += torch.bmm(probabilities.mT, grad_out)
+        if block.stop == length:
+            torch.bmm(probabilities.mT, grad_out, out=grad_value_NLK)
+        else:
+            # A product of its own and a sum: baddbmm_ into a slice falls back to one small product after another.
+            grad_value_NLK[:, seen] += torch.bmm(probabilities.mT, grad_out)
         grad_probabilities = torch.bmm(grad_out, value_NLK[:, seen].mT)
         grad_scores = torch.ops.aten._softmax_backward_data(grad_probabilities, probabilities, -1, torch.float32)
         grad_query_NRLK[:, :, block] = torch.bmm(grad_scores, key_NLK[:, seen]).view(n, r, -1, width)
-        grad_key_NLK[:, seen] += torch.bmm(grad_scores.mT, query)
+        if block.stop == length:
+            torch.bmm(grad_scores.mT, query, out=grad_key_NLK)
+        else:
+            grad_key_NLK[:, seen] += torch.bmm(grad_scores.mT, query)
     # A rotation's transpose is the rotation back.
     out_query = torch.empty(b, length, h, width)
     grad_query = grad_query_NRLK.view(b, g, r, length, width)
@@ -126,7 +141,7 @@ def _backward(
 
 
 @_forward.register_fake
-def _(query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> tuple[Tensor, ...]:
+def _(query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, *_: Tensor | None) -> tuple[Tensor, ...]:
     b, length, h, width = query_BLHK.shape
     g = key_BLGK.shape[2]
     empty = query_BLHK.new_empty
@@ -144,20 +159,25 @@ def _(grad_BLHK: Tensor, query_NRLK: Tensor, key_NLK: Tensor, *_: Tensor) -> tup
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*output[1:], *inputs[3:])
+    ctx.save_for_backward(*output[1:], *inputs[3:5])
 
 
 def _differentiate(ctx: Any, grad_BLHK: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     query, key, value = _backward(grad_BLHK.contiguous(), *ctx.saved_tensors)
-    return query, key, value, None, None
+    return query, key, value, None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
 def rotary_attention(
-    query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, cos_LK: Tensor, sin_LK: Tensor
+    query_BLHK: Tensor,
+    key_BLGK: Tensor,
+    value_BLGK: Tensor,
+    cos_LK: Tensor,
+    sin_LK: Tensor,
+    documents_BL: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of rotated queries and keys, [B, L, H, K]; fp32 on a CPU. cos, sin: [L, K / 2]."""
-    out: Tensor = _forward(query_BLHK, key_BLGK, value_BLGK, cos_LK, sin_LK)[0]
+    out: Tensor = _forward(query_BLHK, key_BLGK, value_BLGK, cos_LK, sin_LK, documents_BL)[0]
     return out

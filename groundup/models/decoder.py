@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.models.attention import Attention, Context
+from groundup.models.attention import Attention, Context, runs_in_blocks
 from groundup.models.cache import KeyValueCache
 from groundup.models.experts import MixtureOfExperts
 from groundup.models.feedforward import FeedForward
@@ -99,9 +99,9 @@ class Decoder(nn.Module):
         if cache is not None:
             assert positions_BL is not None
             mask = torch.arange(seen, device=tokens_BL.device) <= positions_BL[:, None, :, None]
-        elif documents_BL is not None:
+        elif documents_BL is not None and (cos.ndim == 3 or not runs_in_blocks(self.embedding.weight, length)):
             mask = (documents_BL[:, None, :, None] == documents_BL[:, None, None, :]).tril()
-        context = Context(cos, sin, mask, cache, positions_BL, seen)
+        context = Context(cos, sin, mask, documents_BL, cache, positions_BL, seen)
         x_BLD = self.embedding(tokens_BL)
         auxiliary = None
         for layer in self.layers:

@@ -1,9 +1,53 @@
-"""SwiGLU (Shazeer, 2020, arXiv:2002.05202). Shapes: B batch, L sequence, D width of the model, F inner width."""
+"""SwiGLU (Shazeer, 2020, arXiv:2002.05202).
+
+Run eagerly on a CPU, torch keeps four tensors of the inner width per layer for the backward pass. Here two are kept,
+and the element-wise steps run over rows that fit a core's cache (docs/lab-notes.md). On a GPU and under torch.compile
+the plain formula is fused.
+
+Shapes: B batch, L sequence, D width of the model, F inner width, N rows.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_CACHED_BYTES = 512 << 10  # of one operand
+
+
+def _portions(x_NF: Tensor) -> list[slice]:
+    rows = max(1, _CACHED_BYTES // (x_NF.shape[1] * x_NF.element_size()))
+    return [slice(start, start + rows) for start in range(0, x_NF.shape[0], rows)]
+
+
+class _DownOfGated(torch.autograd.Function):
+    """(silu(gate) * up) @ down.T"""
+
+    @staticmethod
+    def forward(ctx: Any, gate_NF: Tensor, up_NF: Tensor, down_DF: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_NF, up_NF, down_DF)
+        inner_NF = torch.empty_like(gate_NF)
+        for part in _portions(gate_NF):
+            torch.ops.aten.silu.out(gate_NF[part], out=inner_NF[part]).mul_(up_NF[part])
+        y_ND: Tensor = inner_NF @ down_DF.t()
+        return y_ND
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+        (grad_ND,) = grad_outputs
+        gate_NF, up_NF, down_DF = ctx.saved_tensors
+        grad_inner_NF = grad_ND @ down_DF
+        inner_NF, grad_up_NF = torch.empty_like(gate_NF), torch.empty_like(gate_NF)
+        for part in _portions(gate_NF):
+            gate, up, inner, grad_inner = gate_NF[part], up_NF[part], inner_NF[part], grad_inner_NF[part]
+            torch.ops.aten.silu.out(gate, out=inner)
+            torch.mul(grad_inner, inner, out=grad_up_NF[part])
+            inner.mul_(up)
+            torch.ops.aten.silu_backward.grad_input(grad_inner.mul_(up), gate, grad_input=grad_inner)
+        return grad_inner_NF, grad_up_NF, grad_ND.t() @ inner_NF
 
 
 class FeedForward(nn.Module):
@@ -14,5 +58,9 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(ffn_size, hidden_size, bias=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        y_BLD: Tensor = self.down(F.silu(self.gate(x_BLD)) * self.up(x_BLD))
-        return y_BLD
+        gate_BLF, up_BLF = self.gate(x_BLD), self.up(x_BLD)
+        if gate_BLF.device.type != "cpu" or gate_BLF.dtype != torch.float32 or torch.compiler.is_compiling():
+            y_BLD: Tensor = self.down(F.silu(gate_BLF) * up_BLF)
+            return y_BLD
+        y_ND: Tensor = _DownOfGated.apply(gate_BLF.flatten(0, -2), up_BLF.flatten(0, -2), self.down.weight)
+        return y_ND.view_as(x_BLD)

@@ -44,24 +44,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part = slice(start, start + chunk)
             hidden_CD, label_C1, counted_C1 = hidden_ND[part].to(dtype), labels_N[part, None], weights_N[part, None]
             logits_CV = (hidden_CD @ matrix_VD.t()).float()
-            target_logit_C1 = logits_CV.gather(1, label_C1)
-            log_p_CV = torch.log_softmax(logits_CV, -1, out=logits_CV)
-            log_p_C1 = log_p_CV.gather(1, label_C1)
-            loss_C1 = -log_p_C1
-            if smoothing:
-                loss_C1 = loss_C1 + smoothing * (log_p_C1 - log_p_CV.mean(-1, keepdim=True))
-            log_partition_C1 = target_logit_C1 - log_p_C1
+            target_logit_C1, largest_C1 = logits_CV.gather(1, label_C1), logits_CV.amax(1, keepdim=True)
+            mean_logit_C1 = logits_CV.mean(1, keepdim=True) if smoothing else target_logit_C1
+            p_CV = torch.softmax(logits_CV, 1, out=logits_CV)
+            # The largest probability is at least 1 / V, so its logarithm is exact where the label's could be log(0).
+            log_partition_C1 = largest_C1 - p_CV.amax(1, keepdim=True).log_()
+            loss_C1 = log_partition_C1 - (1.0 - smoothing) * target_logit_C1 - smoothing * mean_logit_C1
             if z_loss:
                 loss_C1 = loss_C1 + z_loss * log_partition_C1.square()
             total += (loss_C1 * counted_C1).sum()
             if not (need_hidden or need_weight):
                 continue
-            grad_CV = log_p_CV.exp_()
+            grad_CV = p_CV
             if z_loss:
                 grad_CV.mul_(1.0 + 2.0 * z_loss * log_partition_C1)
             if smoothing:
                 grad_CV.sub_(smoothing / vocab)
-            grad_CV.scatter_add_(1, label_C1, torch.full_like(log_p_C1, smoothing - 1.0))
+            grad_CV.scatter_add_(1, label_C1, torch.full_like(target_logit_C1, smoothing - 1.0))
             grad_CV = grad_CV.to(dtype)
             # The weights are multiplied in where the tensors are narrow.
             if grad_hidden_ND is not None:
