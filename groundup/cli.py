@@ -231,7 +231,7 @@ def _course(target: Target, *names: str, restart: bool = False) -> list[Any]:
 
 @verb(cli, "prepare")
 def prepare(target: Target) -> dict[str, Any]:
-    """Read, clean, deduplicate, split, tokenize."""
+    """Read, clean, deduplicate, split, tokenize or scale."""
     (outcome,) = _course(target, "prepare")
     return {**outcome.as_dict(), **outcome.result}
 
@@ -245,14 +245,20 @@ def train(target: Target, restart: bool) -> dict[str, Any]:
 
 @verb(cli, "evaluate")
 def evaluate(target: Target) -> dict[str, Any]:
-    """Loss, perplexity, bits per byte."""
+    """Bits per byte; accuracy, F1, confusion."""
     return dict(_course(target, "evaluate")[-1].result)
 
 
 @verb(cli, "export")
 def export(target: Target) -> dict[str, Any]:
-    """A Hugging Face folder, checked against transformers."""
+    """A folder for others, checked against what they compute."""
     return dict(_course(target, "export")[-1].result)
+
+
+HEADLINES = {
+    "language-model": ("loss", "perplexity", "bits_per_byte"),
+    "classification": ("loss", "accuracy", "f1_weighted", "f1_macro", "rows", "classes"),
+}
 
 
 @verb(cli, "run")
@@ -261,7 +267,7 @@ def run(target: Target) -> dict[str, Any]:
     from groundup.report.page import write_report
 
     outcomes = _course(target, "prepare", "train", "evaluate", "export")
-    _, folder = target.open()
+    loaded, folder = target.open()
     page = write_report(folder.path)
     _, _, evaluated, exported = outcomes
     say()
@@ -269,10 +275,28 @@ def run(target: Target) -> dict[str, Any]:
     say(f"try it:      groundup serve {folder.path}")
     return {
         "steps": [outcome.as_dict() for outcome in outcomes],
-        "evaluate": {k: evaluated.result[k] for k in ("loss", "perplexity", "bits_per_byte")},
+        "evaluate": {k: evaluated.result[k] for k in HEADLINES[loaded.recipe.task]},
         "export": {k: exported.result[k] for k in ("path", "max_logit_difference")},
         "report": str(page),
     }
+
+
+@verb(cli, "tune")
+@click.option("--trials", type=click.IntRange(1), help="Trials in all; default: the recipe's.")
+def tune(target: Target, trials: int | None) -> dict[str, Any]:
+    """Find the learning rate and search over the recipe's ranges."""
+    from groundup import course
+    from groundup.report.page import write_report
+    from groundup.tune.step import tune as search
+
+    loaded, folder = target.open()
+    with folder.lock():
+        course.prepare(loaded, folder)
+        found = search(loaded, folder, trials)
+    page = write_report(folder.path)
+    say(f"the report:   {page.absolute()}   (open it in a browser)")
+    say(f"the best:     groundup run {folder.path / 'best.toml'}")
+    return {key: found[key] for key in ("best", "metric", "trials")}
 
 
 @verb(cli, "serve")
@@ -281,12 +305,14 @@ def run(target: Target) -> dict[str, Any]:
 def serve(target: Target, port: int | None, host: str | None) -> None:
     """An HTTP server with a page to try the model."""
     from groundup.deploy.server import serve as serve_export
+    from groundup.recipe.language import LanguageServe
 
     folder = target.existing_run()
     loaded = Target(folder.path, None, target.settings).load()
     if not (folder.export / "config.json").exists():
         raise UserError("nothing is exported here", where=str(folder.path), advice=f"Run: groundup run {folder.path}")
     section = loaded.recipe.serve
+    assert isinstance(section, LanguageServe)
     serve_export(
         folder.export,
         host=host or section.host,

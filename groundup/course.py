@@ -1,4 +1,7 @@
-"""The steps in their order, each skipped where its inputs did not change since it last finished."""
+"""The steps in their order, each skipped where its inputs did not change since it last finished.
+
+A step's modules are imported when it runs: training has no use for the memory that a server's libraries take.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundup.console import say, span
-from groundup.data import prepare as data_step
-from groundup.deploy import step as export_step
-from groundup.evaluate import step as evaluate_step
-from groundup.lineage import lineage
-from groundup.plan.summary import model_plan
 from groundup.recipe.load import LoadedRecipe
-from groundup.rundir import RunDir, write_atomically
-from groundup.train import train as train_step
+from groundup.recipe.table import TableRecipe
+from groundup.rundir import RunDir, load_manifest, write_atomically
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,23 @@ def _step(run: RunDir, name: str, inputs: str, work: Callable[[], dict[str, Any]
 
 def prepare(loaded: LoadedRecipe, run: RunDir) -> Outcome:
     """Read, clean, deduplicate, split, tokenize. The result is the data manifest without its list of files."""
+    from groundup.lineage import lineage
+
+    if isinstance(loaded.recipe, TableRecipe):
+        from groundup.data.table import prepare as table_step
+
+        step: Any = table_step
+    else:
+        from groundup.data import prepare as text_step
+
+        step = text_step
     write_atomically(run.path / "lineage.json", json.dumps(lineage(loaded), indent=1))
-    files = data_step.find_files(loaded)
-    inputs = data_step.inputs(loaded, files)
+    files = step.find_files(loaded)
+    inputs = step.inputs(loaded, files)
 
     def work() -> dict[str, Any]:
-        manifest = data_step.prepare(loaded, run, files, inputs)
-        say(data_step.summary(manifest))
+        manifest = step.prepare(loaded, run, files, inputs)
+        say(step.summary(manifest))
         return {k: v for k, v in manifest.items() if k != "files"}
 
     return _step(run, "prepare", inputs, work, intact=(run.data / "manifest.json").exists())
@@ -63,8 +71,11 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> Outcome:
 
 def train(loaded: LoadedRecipe, run: RunDir, *, restart: bool = False) -> Outcome:
     """Train, or go on where a stopped run was."""
-    manifest = data_step.load_manifest(run)
-    plan = model_plan(loaded.recipe, loaded.recipe.model.vocab_size or manifest["tokenizer"]["vocab_size"])
+    from groundup.plan.step import plan_of
+    from groundup.train import train as train_step
+
+    manifest = load_manifest(run)
+    plan = plan_of(loaded.recipe, manifest)
     write_atomically(run.path / "plan.json", json.dumps(plan, indent=1))
     if restart:
         train_step.set_aside(run)
@@ -74,17 +85,22 @@ def train(loaded: LoadedRecipe, run: RunDir, *, restart: bool = False) -> Outcom
 
 
 def evaluate(loaded: LoadedRecipe, run: RunDir) -> Outcome:
+    from groundup.evaluate import step as evaluate_step
+
     inputs = evaluate_step.inputs(loaded.recipe, run)
     intact = (run.path / "evaluate.json").exists()
     return _step(run, "evaluate", inputs, lambda: evaluate_step.evaluate(loaded.recipe, run), intact=intact)
 
 
 def export(loaded: LoadedRecipe, run: RunDir) -> Outcome:
-    inputs = export_step.inputs(loaded.recipe, run)
+    if isinstance(loaded.recipe, TableRecipe):
+        from groundup.deploy import classifier_step
+
+        step: Any = classifier_step
+    else:
+        from groundup.deploy import step as language_step
+
+        step = language_step
+    inputs = step.inputs(loaded.recipe, run)
     intact = (run.export / "config.json").exists()
-    return _step(run, "export", inputs, lambda: export_step.export(loaded.recipe, run), intact=intact)
-
-
-def run_course(loaded: LoadedRecipe, run: RunDir) -> list[Outcome]:
-    """All of them."""
-    return [step(loaded, run) for step in (prepare, train, evaluate, export)]
+    return _step(run, "export", inputs, lambda: step.export(loaded.recipe, run), intact=intact)

@@ -174,6 +174,14 @@ class RunDir:
         return False
 
 
+def load_manifest(run: RunDir) -> dict[str, Any]:
+    """The manifest of prepared data. Raises UserError where nothing is prepared."""
+    manifest: dict[str, Any] | None = read_json(run.data / "manifest.json")
+    if manifest is None:
+        raise UserError("no data is prepared here", where=str(run.path), advice=f"Run: groundup prepare {run.path}")
+    return manifest
+
+
 def is_run(path: Path) -> bool:
     return (path / "recipe.toml").is_file()
 

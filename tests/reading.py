@@ -17,7 +17,7 @@ import zstandard
 from groundup.data.read import Document, Malformed, read_documents
 from groundup.data.sources import SourceFile
 from groundup.errors import UserError
-from groundup.recipe.sections import Source
+from groundup.recipe.language import Source
 
 
 def texts_of(path: Path, malformed: Malformed | None = None, **options: Any) -> list[str]:

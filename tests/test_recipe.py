@@ -16,7 +16,7 @@ from groundup.errors import RecipeError, UserError
 from groundup.recipe import show
 from groundup.recipe.load import load, parse_set
 from groundup.recipe.positions import first_key, scan
-from groundup.recipe.quantities import Duration, parse_duration
+from groundup.recipe.quantities import Duration, Pace, parse_duration
 from tests.conftest import groundup, groundup_json
 
 REPOSITORY = Path(__file__).parent.parent
@@ -205,11 +205,27 @@ def test_durations(text: str, value: float, unit: str) -> None:
 
 
 def test_durations_in_steps() -> None:
-    assert Duration(2, "epochs").in_steps(8, 64, 80) == 20
-    assert Duration(10_240, "tokens").in_steps(8, 64, None) == 20
-    assert Duration(0.001, "epochs").in_steps(8, 64, 80) == 1
+    text = Pace(8, 80, tokens_per_sample=64)
+    assert text.steps(Duration(2, "epochs")) == 20
+    assert text.steps(Duration(10_240, "tokens")) == 20
+    assert text.steps(Duration(0.001, "epochs")) == 1
     with pytest.raises(ValueError, match="prepared"):
-        Duration(1, "epochs").in_steps(8, 64, None)
+        Pace(8, None, 64).steps(Duration(1, "epochs"))
+
+
+@given(st.integers(1, 20), st.integers(1, 50), st.integers(0, 60))
+def test_steps_over_a_table_end_with_its_epochs(per_step: int, per_epoch: int, steps: int) -> None:
+    pace = Pace(per_step, per_epoch, cut=True)
+    samples, ends = 0, []
+    for _ in range(steps):
+        end = pace.step_end(samples)
+        assert 0 < end - samples <= per_step
+        samples = end
+        ends.append(end)
+    assert pace.samples(steps) == samples
+    whole = pace.samples(pace.steps(Duration(3, "epochs")))
+    assert whole == 3 * per_epoch
+    assert all(e in ends for e in range(per_epoch, samples + 1, per_epoch))
 
 
 _KEYS = st.text("abc-_ .\"'é#=[]", min_size=1, max_size=6)

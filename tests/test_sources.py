@@ -14,7 +14,7 @@ from huggingface_hub.utils import filter_repo_objects
 from groundup.data import hub
 from groundup.data.sources import FORMATS, file_format, resolve, source_name
 from groundup.errors import UserError
-from groundup.recipe.sections import Source
+from groundup.recipe.language import Source
 
 
 def put(path: Path, text: str = "text") -> Path:
@@ -181,7 +181,7 @@ def resolve_offline(path: str, hub_cache: Path) -> str:
     """What `resolve` gives in a process of its own, since the library reads its settings once, at import."""
     program = (
         "import sys; from pathlib import Path; from groundup.data.sources import resolve\n"
-        "from groundup.errors import UserError; from groundup.recipe.sections import Source\n"
+        "from groundup.errors import UserError; from groundup.recipe.language import Source\n"
         "try: print([f.name for f in resolve(Source(path=sys.argv[1]), Path('.'), Path('.'))])\n"
         "except UserError as error: print(error)"
     )

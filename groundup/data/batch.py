@@ -1,4 +1,4 @@
-"""One portion of samples for a model. Everything that depends on neighbours is made before any slicing.
+"""One portion of text for a model. Everything that depends on neighbours is made before any slicing.
 
 Shapes: B samples, L tokens of a sample.
 """

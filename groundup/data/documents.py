@@ -22,7 +22,7 @@ from groundup.data.clean import clean
 from groundup.data.read import Document, Malformed, count_bytes, read_documents
 from groundup.data.sources import SourceFile
 from groundup.errors import UserError
-from groundup.recipe.sections import Data
+from groundup.recipe.language import Data
 
 SPLITS = ("train", "validation")
 DOCUMENTS = pa.schema([("id", pa.string()), ("file", pa.string()), ("record", pa.int64()), ("text", pa.large_string())])

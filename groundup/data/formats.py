@@ -21,7 +21,7 @@ from groundup.data.encoding import is_utf8, open_text
 from groundup.data.malformed import Malformed
 from groundup.data.sources import SourceFile
 from groundup.errors import UserError
-from groundup.recipe.sections import Source
+from groundup.recipe.language import Source
 
 _OBJECTS_WITHOUT_FIELD = 100
 _FIELDS_SHOWN = 20

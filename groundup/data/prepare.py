@@ -16,6 +16,7 @@ from groundup.data.shards import ShardWriter, batches, check_room, token_dtype
 from groundup.data.sources import SourceFile, resolve, source_name
 from groundup.data.tokenizer import Tokenizer, train_tokenizer
 from groundup.errors import UserError
+from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.load import LoadedRecipe
 from groundup.rundir import RunDir, fingerprint, read_json, write_atomically
 
@@ -25,9 +26,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("GROUNDUP_CACHE") or Path.home() / ".cache" / "groundup")
 
 
+def _recipe(loaded: LoadedRecipe) -> LanguageRecipe:
+    assert isinstance(loaded.recipe, LanguageRecipe)
+    return loaded.recipe
+
+
 def find_files(loaded: LoadedRecipe) -> list[list[SourceFile]]:
     """The files of each source; archives are fetched now. Raises UserError where there is nothing."""
-    sources = loaded.recipe.data.sources
+    sources = _recipe(loaded).data.sources
     if not sources:
         raise UserError(
             "the recipe names no source of text",
@@ -39,7 +45,7 @@ def find_files(loaded: LoadedRecipe) -> list[list[SourceFile]]:
 
 def inputs(loaded: LoadedRecipe, files: list[list[SourceFile]]) -> str:
     """Fingerprint of all that the step's result depends on. A file counts by name, size and time of change."""
-    recipe = loaded.recipe
+    recipe = _recipe(loaded)
     tokenizer = Tokenizer(Path(recipe.tokenizer.path)).sha256 if recipe.tokenizer.path else None
     stats = [[(f.name, (s := f.path.stat()).st_size, s.st_mtime_ns) for f in group] for group in files]
     return fingerprint(
@@ -52,7 +58,7 @@ def prepare(loaded: LoadedRecipe, run: RunDir, files: list[list[SourceFile]], in
     partial = run.path / "data.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    recipe = loaded.recipe
+    recipe = _recipe(loaded)
     documents = DocumentPass(recipe.data, recipe.seed, partial)
     documents.run(files)
     say(_funnel(documents))
@@ -96,7 +102,7 @@ def _funnel(documents: DocumentPass) -> str:
 
 
 def _tokenizer(loaded: LoadedRecipe, folder: Path, train_bytes: int) -> Tokenizer:
-    section = loaded.recipe.tokenizer
+    section = _recipe(loaded).tokenizer
     if section.path is not None:
         tokenizer = Tokenizer(Path(section.path))
         tokenizer.save(folder / "tokenizer")
@@ -109,7 +115,7 @@ def _tokenizer(loaded: LoadedRecipe, folder: Path, train_bytes: int) -> Tokenize
                     yield text
 
             tokenizer = train_tokenizer(texts(), section.vocab_size, section.max_training_bytes, folder / "tokenizer")
-    rows = loaded.recipe.model.vocab_size
+    rows = _recipe(loaded).model.vocab_size
     if rows is not None and rows < tokenizer.vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} entries, the model's embedding only {rows} rows",
@@ -124,7 +130,7 @@ def _write_shards(loaded: LoadedRecipe, folder: Path, tokenizer: Tokenizer, tota
     shards: list[dict[str, Any]] = []
     with Bar("tokenize", total) as bar:
         for split in SPLITS:
-            for source in range(len(loaded.recipe.data.sources)):
+            for source in range(len(_recipe(loaded).data.sources)):
                 writer = ShardWriter(folder / "tokens", split, source, tokenizer)
                 for names, texts, count in batches(iterate_texts(folder, split, source)):
                     writer.add(names, texts)
@@ -140,6 +146,8 @@ def _manifest(
     tokenizer: Tokenizer,
     shards: list[dict[str, Any]],
 ) -> dict[str, Any]:
+    recipe = _recipe(loaded)
+
     def total(key: str, split: str | None = None, source: int | None = None) -> int:
         return sum(s[key] for s in shards if split in (None, s["split"]) and source in (None, s["source"]))
 
@@ -155,7 +163,7 @@ def _manifest(
             "tokens": total("tokens", source=n),
             "weight": source.weight,
         }
-        for n, source in enumerate(loaded.recipe.data.sources)
+        for n, source in enumerate(recipe.data.sources)
     ]
     return {
         "groundup": __version__,
@@ -166,7 +174,7 @@ def _manifest(
         "tokenizer": {
             "sha256": tokenizer.sha256,
             "vocab_size": tokenizer.vocab_size,
-            "path": loaded.recipe.tokenizer.path,
+            "path": _recipe(loaded).tokenizer.path,
             "start_id": tokenizer.start_id,
             "end_id": tokenizer.end_id,
             "bytes_per_token": round(total("bytes") / total("tokens"), 4),
@@ -186,14 +194,6 @@ def check_length(length: int, manifest: dict[str, Any]) -> None:
                 expected=f"less than {tokens}",
                 advice="Shorten it or add text",
             )
-
-
-def load_manifest(run: RunDir) -> dict[str, Any]:
-    """The manifest of prepared data. Raises UserError where nothing is prepared."""
-    manifest: dict[str, Any] | None = read_json(run.data / "manifest.json")
-    if manifest is None:
-        raise UserError("no data is prepared here", where=str(run.path), advice=f"Run: groundup prepare {run.path}")
-    return manifest
 
 
 def summary(manifest: dict[str, Any]) -> str:

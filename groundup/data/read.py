@@ -13,7 +13,7 @@ from groundup.data.formats import csv_texts, jsonl_texts, parquet_texts
 from groundup.data.malformed import Malformed
 from groundup.data.sources import READABLE, SourceFile, file_format
 from groundup.errors import UserError
-from groundup.recipe.sections import Source
+from groundup.recipe.language import Source
 
 _CHUNK_CHARS = 1 << 20
 

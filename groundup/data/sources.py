@@ -11,7 +11,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from groundup.data import hub, pypi
 from groundup.errors import UserError
-from groundup.recipe.sections import Source
+from groundup.recipe.language import Source
 
 FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}

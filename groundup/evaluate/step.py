@@ -1,50 +1,49 @@
-"""The step `evaluate`: the newest checkpoint on the whole validation part, and sample texts."""
+"""The step `evaluate`: the chosen checkpoint on all of the task's held-out part, and sample texts."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from groundup.console import Bar, say
 from groundup.errors import UserError
+from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, fingerprint, write_atomically
-from groundup.tasks.language_model import LanguageModel
+from groundup.tasks.build import build_task
 from groundup.train import checkpoint
 from groundup.train.device import set_up
 from groundup.train.state import refuse_another
 
 
-def newest_checkpoint(run: RunDir) -> tuple[Any, dict[str, Any]]:
-    """Folder and manifest. Raises UserError where nothing is trained."""
-    found = checkpoint.newest(run.checkpoints)
+def chosen_checkpoint(recipe: Recipe, run: RunDir) -> tuple[Path, dict[str, Any]]:
+    """Folder and manifest of the newest or the best. Raises UserError where nothing is trained."""
+    find = checkpoint.best if recipe.evaluate.checkpoint == "best" else checkpoint.newest
+    found = find(run.checkpoints)
     if found is None:
         raise UserError("no checkpoint is here", where=str(run.checkpoints), advice=f"Run: groundup train {run.path}")
     return found
 
 
 def inputs(recipe: Recipe, run: RunDir) -> str:
-    _, manifest = newest_checkpoint(run)
-    return fingerprint(
-        [manifest["files"], recipe.evaluate.model_dump(), recipe.sampling.model_dump(), recipe.optim.precision]
-    )
+    _, manifest = chosen_checkpoint(recipe, run)
+    sampling = recipe.sampling.model_dump() if isinstance(recipe, LanguageRecipe) else None
+    return fingerprint([manifest["files"], recipe.evaluate.model_dump(), sampling, recipe.optim.precision])
 
 
 def evaluate(recipe: Recipe, run: RunDir) -> dict[str, Any]:
     """Writes `evaluate.json`; returns its numbers."""
     device = set_up(recipe.train)
-    folder, manifest = newest_checkpoint(run)
-    task = LanguageModel(recipe, run)
+    folder, manifest = chosen_checkpoint(recipe, run)
+    task = build_task(recipe, run)
     refuse_another(manifest, task.identity, folder)
     model = task.build(device)
     checkpoint.load_model(folder, model)
-    with Bar("evaluate", task.validation.samples_per_epoch, "windows") as bar:
-        result = task.validate(model, device, on_windows=bar.advance)
+    with Bar("evaluate", task.evaluation_samples, "samples") as bar:
+        result = task.evaluate(model, device, bar.advance)
     samples = task.sample(model, device)
-    say(
-        f"loss {result['loss']:.4f}, perplexity {result['perplexity']:.2f}, "
-        f"{result['bits_per_byte']:.4f} bits per byte over {result['tokens']:,} tokens"
-    )
+    say(task.describe(result))
     document = {**result, "step": manifest["step"], "samples": samples}
     write_atomically(run.path / "evaluate.json", json.dumps(document, indent=1, ensure_ascii=False))
     return dict(result)

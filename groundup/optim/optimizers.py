@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.optim.muon import Muon
-from groundup.recipe.sections import Optim
+from groundup.recipe.optim import Optim
 
 
 def is_decayed(name: str, parameter: Tensor) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from groundup.recipe.sections import Optim
+from groundup.recipe.optim import Optim
+from groundup.recipe.quantities import Duration, Pace
 
 DEFAULT_DECAY = 0.2  # share of the run that warmup-stable-decay ends with
 
@@ -42,21 +43,14 @@ class Schedule:
         return 1.0 - (1.0 - final) * min(1.0, max(0.0, into_decay))
 
 
-def build_schedule(optim: Optim, total_steps: int, samples_per_step: int, length: int, per_epoch: int) -> Schedule:
-    """`length`: tokens per sample; `per_epoch`: samples of an epoch."""
-
-    def samples(steps: int) -> int:
-        return steps * samples_per_step
-
-    def steps_of(duration: object, default: int) -> int:
-        if duration is None:
-            return default
-        return duration.in_steps(samples_per_step, length, per_epoch)  # type: ignore[attr-defined,no-any-return]
+def build_schedule(optim: Optim, total_steps: int, pace: Pace) -> Schedule:
+    def samples(duration: Duration | None, default: int = 0) -> int:
+        return pace.samples(default if duration is None else pace.steps(duration))
 
     return Schedule(
         optim,
-        total=samples(total_steps),
-        warmup=samples(steps_of(optim.warmup, 0)),
-        decay=samples(steps_of(optim.decay, round(DEFAULT_DECAY * total_steps))),
-        drop_every=samples(steps_of(optim.step_every, total_steps)),
+        total=pace.samples(total_steps),
+        warmup=samples(optim.warmup),
+        decay=samples(optim.decay, round(DEFAULT_DECAY * total_steps)),
+        drop_every=samples(optim.step_every, total_steps),
     )

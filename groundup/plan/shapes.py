@@ -99,12 +99,15 @@ def state_bytes(model: Model, vocab_size: int, optimizer: str) -> dict[str, int]
     """Bytes of training state, all in fp32: weights, gradients, optimizer moments."""
     sizes = {n: math.prod(s) for n, s in parameter_shapes(model, vocab_size)}
     total = sum(sizes.values())
-    moments = {"sgd": 1, "adam": 2, "adamw": 2}
+    hidden = total - sum(
+        size for name, size in sizes.items() if "layers." not in name or "norm" in name or "router" in name
+    )
+    held = optimizer_bytes(optimizer, total, hidden)
+    return {"weights": 4 * total, "gradients": 4 * total, "optimizer": held}
+
+
+def optimizer_bytes(optimizer: str, total: int, hidden: int) -> int:
+    """Of fp32 moments for so many parameters, of which `hidden` are in the matrices that Muon takes."""
     if optimizer == "muon":
-        hidden = count_parameters(model, vocab_size).total - sum(
-            size for name, size in sizes.items() if "layers." not in name or "norm" in name or "router" in name
-        )
-        held = hidden + 2 * (total - hidden)
-    else:
-        held = moments[optimizer] * total
-    return {"weights": 4 * total, "gradients": 4 * total, "optimizer": 4 * held}
+        return 4 * (hidden + 2 * (total - hidden))
+    return 4 * total * {"sgd": 1, "adam": 2, "adamw": 2}[optimizer]

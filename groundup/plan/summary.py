@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 from groundup.plan.shapes import count_parameters, flops_per_token, layer_shapes, state_bytes
-from groundup.recipe.sections import Recipe
+from groundup.recipe.language import LanguageRecipe
 
 ROUGH_PEAK_SHARE = 0.5  # of a matrix product's speed: the quickstart reached 0.56 on two CPU cores
 
 
-def model_plan(recipe: Recipe, vocab_size: int | None = None) -> dict[str, Any]:
+def model_plan(recipe: LanguageRecipe, vocab_size: int | None = None) -> dict[str, Any]:
     """What follows from the recipe alone: parameters, FLOPs per token, bytes of state, layers."""
     model, vocab = recipe.model, vocab_size or recipe.vocab_size
     counts = count_parameters(model, vocab)
@@ -37,14 +37,13 @@ def model_plan(recipe: Recipe, vocab_size: int | None = None) -> dict[str, Any]:
     }
 
 
-def training_tokens(recipe: Recipe, samples_per_epoch: int | None) -> int | None:
+def training_tokens(recipe: LanguageRecipe, samples_per_epoch: int | None) -> int | None:
     """Tokens of the whole run; None where it is given in epochs and no data is prepared."""
     if recipe.train.duration.unit == "epochs" and samples_per_epoch is None:
         return None
-    steps = recipe.train.duration.in_steps(recipe.samples_per_step, recipe.train.sequence_length, samples_per_epoch)
-    return steps * recipe.train.batch_tokens
+    return recipe.pace(samples_per_epoch).steps(recipe.train.duration) * recipe.train.batch_tokens
 
 
-def rough_seconds(plan: dict[str, Any], tokens: int, peak: float) -> float:
-    """Time of training at a rough share of this machine's measured peak."""
-    return float(plan["flops_per_token"] * tokens / (peak * ROUGH_PEAK_SHARE))
+def rough_seconds(flops: float, peak: float) -> float:
+    """Time of so many operations at a rough share of this machine's measured peak."""
+    return round(flops / (peak * ROUGH_PEAK_SHARE), 3)

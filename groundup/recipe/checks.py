@@ -1,103 +1,19 @@
-"""Combinations that can't work, found before any work starts. Each names a key to change and a value that would do."""
+"""Combinations that can't work, found before any work starts."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
-from groundup.recipe.positions import Path
+from pydantic import BaseModel
+
+from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.language_checks import language_problems
+from groundup.recipe.problem import Problem
 from groundup.recipe.sections import Recipe
-
-
-class Problem(NamedTuple):
-    """`rests_on`: the other keys the verdict rests on; if one of them is wrong itself, the problem is not told yet."""
-
-    path: Path
-    what: str
-    expected: str
-    rests_on: tuple[Path, ...] = ()
-
-
-def _model(recipe: Recipe) -> Iterator[Problem]:
-    model = recipe.model
-    if model.head_dim is None:
-        legal = next(h for h in range(model.heads, 0, -1) if model.hidden_size % h == 0)
-        yield Problem(
-            ("model", "heads"),
-            f"hidden_size {model.hidden_size} can't be cut into {model.heads} heads",
-            f"a divisor of hidden_size such as {legal}, or model.head_dim given",
-            (("model", "hidden_size"), ("model", "head_dim")),
-        )
-    elif model.head_dim % 2:
-        yield Problem(
-            ("model", "head_dim"), f"{model.head_dim} is odd", "an even width, since rotary embeddings turn pairs"
-        )
-    assert model.kv_heads is not None
-    if model.heads % model.kv_heads:
-        legal = next(g for g in range(model.kv_heads, 0, -1) if model.heads % g == 0)
-        yield Problem(
-            ("model", "kv_heads"),
-            f"{model.heads} query heads can't share {model.kv_heads} key-value heads evenly",
-            f"a divisor of model.heads such as {legal}",
-            (("model", "heads"),),
-        )
-    if model.experts is not None and model.experts.per_token > model.experts.count:
-        yield Problem(
-            ("model", "experts", "per_token"),
-            f"a token can't go to {model.experts.per_token} of {model.experts.count} experts",
-            f"at most model.experts.count ({model.experts.count})",
-            (("model", "experts", "count"),),
-        )
-    scaling = model.rope_scaling
-    if scaling is not None and scaling.high_freq_factor <= scaling.low_freq_factor:
-        yield Problem(
-            ("model", "rope_scaling", "high_freq_factor"),
-            f"{scaling.high_freq_factor} is not above low_freq_factor ({scaling.low_freq_factor})",
-            "a larger value",
-            (("model", "rope_scaling", "low_freq_factor"),),
-        )
-    trains_tokenizer = recipe.tokenizer.path is None and bool(recipe.data.sources)
-    if model.vocab_size is not None and trains_tokenizer and model.vocab_size < recipe.tokenizer.vocab_size:
-        yield Problem(
-            ("model", "vocab_size"),
-            f"the embedding has {model.vocab_size} rows, the tokenizer {recipe.tokenizer.vocab_size} entries",
-            f"at least {recipe.tokenizer.vocab_size}, or nothing",
-            (("tokenizer",), ("data", "sources")),
-        )
-    if model.experts is not None:
-        # Grouped products need rows of 16 bytes.
-        multiple = 4 if recipe.optim.precision == "fp32" else 8
-        widths = (
-            (("model", "hidden_size"), model.hidden_size),
-            (("model", "experts", "ffn_size"), model.experts.ffn_size),
-        )
-        for path, width in widths:
-            if width is not None and width % multiple:
-                yield Problem(path, f"{width} does not suit grouped products of experts", f"a multiple of {multiple}")
-    if model.hf_obstacle:
-        key = ("model",) if model.experts is None else ("model", "experts")
-        yield Problem(key, f"this model can't be exported: {model.hf_obstacle}", "a variant that can")
-
-
-def _batch(recipe: Recipe) -> Iterator[Problem]:
-    train = recipe.train
-    if train.sequence_length > recipe.model.context_length:
-        yield Problem(
-            ("train", "sequence_length"),
-            f"{train.sequence_length} tokens do not fit the model's context of {recipe.model.context_length}",
-            f"at most model.context_length ({recipe.model.context_length})",
-            (("model", "context_length"), ("model", "preset")),
-        )
-    portion = train.sequence_length * train.micro_batch
-    if train.batch_tokens % portion:
-        legal = max(portion, round(train.batch_tokens / portion) * portion)
-        yield Problem(
-            ("train", "batch_tokens"),
-            f"{train.batch_tokens} is no multiple of sequence_length x micro_batch "
-            f"({train.sequence_length} x {train.micro_batch} = {portion})",
-            f"a multiple such as {legal}",
-            (("train", "sequence_length"), ("train", "micro_batch")),
-        )
+from groundup.recipe.table import TableRecipe
+from groundup.recipe.table_checks import table_problems
 
 
 def _schedule(recipe: Recipe) -> Iterator[Problem]:
@@ -118,25 +34,41 @@ def _schedule(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(("optim", key), f"{part} is longer than the whole run ({whole})", f"at most {whole}")
 
 
-def _data(recipe: Recipe) -> Iterator[Problem]:
-    names = [source.name for source in recipe.data.sources if source.name is not None]
-    weighted = [source.weight is not None for source in recipe.data.sources]
-    if any(weighted) and not all(weighted):
-        missing = weighted.index(False)
-        yield Problem(("data", "sources", missing), "other sources have a weight, this one has none", "all or none")
-    for index, source in enumerate(recipe.data.sources):
-        if source.path.startswith("pypi:") and source.sha256 is None:
-            yield Problem(
-                ("data", "sources", index),
-                f"{source.path} needs a pinned hash",
-                'sha256 = "..." of the source archive, as the package index shows it',
-            )
-        if source.name is not None and names.count(source.name) > 1:
-            yield Problem(
-                ("data", "sources", index, "name"), f"{source.name!r} is used twice", "a name of its own per source"
-            )
+def field_names(section: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys that hold values."""
+    for name in type(section).model_fields:
+        value: Any = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from field_names(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _tune(recipe: Recipe) -> Iterator[Problem]:
+    names = [name for name in field_names(recipe) if not name.startswith(("tune.", "serve.", "name", "task"))]
+    for key, dimension in recipe.tune.search.items():
+        path = ("tune", "search", key)
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1, 0.6)
+            yield Problem(path, "there is no such key to search over", near[0] if near else "a key such as optim.lr")
+        if dimension.choices is not None:
+            if dimension.low is not None or dimension.high is not None or dimension.log:
+                yield Problem(path, "has both choices and a range", "one of them")
+            elif not dimension.choices:
+                yield Problem(path, "has no choices", "at least one")
+        elif dimension.low is None or dimension.high is None:
+            yield Problem(path, "has neither a range nor choices", "low and high, or choices")
+        elif dimension.low >= dimension.high:
+            yield Problem(path, f"low ({dimension.low}) is not below high ({dimension.high})", "low < high")
+        elif dimension.log and dimension.low <= 0:
+            yield Problem(path, f"low is {dimension.low}, which has no logarithm", "low above 0, or log = false")
 
 
 def impossible(recipe: Recipe) -> list[Problem]:
     """Every impossible combination in a recipe whose single values are right."""
-    return [problem for check in (_model, _batch, _schedule, _data) for problem in check(recipe)]
+    problems = [*_schedule(recipe), *_tune(recipe)]
+    if isinstance(recipe, LanguageRecipe):
+        problems += language_problems(recipe)
+    if isinstance(recipe, TableRecipe):
+        problems += table_problems(recipe)
+    return problems

@@ -15,6 +15,8 @@ from pydantic_core import ErrorDetails
 
 from groundup.errors import RecipeError, UserError
 from groundup.recipe.checks import impossible
+from groundup.recipe.kinds import recipe_type
+from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.positions import Path, Position, first_key, scan
 from groundup.recipe.presets import PRESETS
 from groundup.recipe.sections import Recipe
@@ -89,6 +91,8 @@ def _merge_preset(document: dict[str, Any], origins: dict[Path, str]) -> UserErr
     model = document.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("preset"), str):
         return None
+    if recipe_type(document) is not LanguageRecipe:
+        return None
     name = model["preset"]
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 1, 0.5)
@@ -110,9 +114,9 @@ def _merge_preset(document: dict[str, Any], origins: dict[Path, str]) -> UserErr
     return None
 
 
-def _section_at(path: Path) -> type[BaseModel] | None:
+def _section_at(root: type[BaseModel], path: Path) -> type[BaseModel] | None:
     """The section a path leads into, to offer its names."""
-    section: type[BaseModel] = Recipe
+    section = root
     for part in path:
         if isinstance(part, int):
             continue
@@ -136,32 +140,32 @@ def inner_model(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _meant(path: Path) -> str | None:
+def _meant(root: type[BaseModel], path: Path) -> str | None:
     """The nearest name to an unknown key in its section."""
-    section = _section_at(path[:-1])
+    section = _section_at(root, path[:-1])
     near = difflib.get_close_matches(str(path[-1]), section.model_fields if section else (), 1, 0.6)
     return near[0] if near else None
 
 
-def _nearest(name: str, path: Path) -> str:
+def _nearest(root: type[BaseModel], name: str, path: Path) -> str:
     """Advice for an unknown key: the nearest name in that section, or the section that has a key of this name."""
-    meant = _meant((*path, name))
+    meant = _meant(root, (*path, name))
     if meant is not None:
         return f"Did you mean {meant!r}?"
-    section = _section_at(path)
+    section = _section_at(root, path)
     names = list(section.model_fields) if section else []
-    for other, field in Recipe.model_fields.items():
+    for other, field in root.model_fields.items():
         inner = inner_model(field.annotation)
         if inner is not None and name in inner.model_fields:
             return f"There is {other}.{name}"
     return "Known here: " + ", ".join(names) if names else ""
 
 
-def _explain(error: ErrorDetails) -> tuple[str, str, str]:
+def _explain(root: type[BaseModel], error: ErrorDetails) -> tuple[str, str, str]:
     """(what, expected, advice) of one pydantic error."""
     path, kind, given = tuple(error["loc"]), error["type"], error["input"]
     if kind == "extra_forbidden":
-        return f"unknown key {path[-1]!r}", "", _nearest(str(path[-1]), path[:-1])
+        return f"unknown key {path[-1]!r}", "", _nearest(root, str(path[-1]), path[:-1])
     if kind == "missing":
         return f"{path[-1]!r} is missing", "a value for it", ""
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -214,26 +218,27 @@ def _without(document: dict[str, Any], paths: list[Path]) -> dict[str, Any]:
 
 def _problems(document: dict[str, Any], source: _Source) -> tuple[Recipe | None, list[UserError]]:
     problems: list[UserError] = []
+    kind = recipe_type(document)
     try:
-        recipe: Recipe | None = Recipe.model_validate(document)
+        recipe: Recipe | None = kind.model_validate(document)
         wrong: list[Path] = []
     except ValidationError as error:
         recipe, wrong = None, []
         for detail in error.errors(include_url=False):
             path = tuple(detail["loc"])
-            what, expected, advice = _explain(detail)
+            what, expected, advice = _explain(kind, detail)
             of_key = detail["type"] in ("extra_forbidden", "missing")
             where = source.where(path, of_key=of_key)
             shown = _dotted(path[:-1] if detail["type"] == "missing" else path) or "recipe"
             problems.append(UserError(f"{shown}: {what}", where=where, expected=expected, advice=advice))
             wrong.append(path)
-            meant = _meant(path) if detail["type"] == "extra_forbidden" else None
+            meant = _meant(kind, path) if detail["type"] == "extra_forbidden" else None
             if meant is not None:
                 wrong.append((*path[:-1], meant))
     partial = recipe
     if partial is None:
         try:
-            partial = Recipe.model_validate(_without(document, wrong))
+            partial = kind.model_validate(_without(document, wrong))
         except ValidationError:
             return None, problems
     for found in impossible(partial):
@@ -255,16 +260,6 @@ def _absolute(text: str, base: FilePath) -> str:
         if (folder / fixed).exists():
             return str((folder / text).absolute())
     return str((base / text).absolute())
-
-
-def _with_absolute_paths(recipe: Recipe, base: FilePath) -> Recipe:
-    """So that the copy in a run folder means the same files."""
-    sources = [s.model_copy(update={"path": _absolute(s.path, base)}) for s in recipe.data.sources]
-    update: dict[str, BaseModel] = {"data": recipe.data.model_copy(update={"sources": sources})}
-    if recipe.tokenizer.path is not None:
-        path = _absolute(recipe.tokenizer.path, base)
-        update["tokenizer"] = recipe.tokenizer.model_copy(update={"path": path})
-    return recipe.model_copy(update=update)
 
 
 def load(file: FilePath, expressions: tuple[str, ...] = ()) -> LoadedRecipe:
@@ -301,4 +296,6 @@ def load(file: FilePath, expressions: tuple[str, ...] = ()) -> LoadedRecipe:
         problems.insert(0, preset_problem)
     if problems or recipe is None:
         raise RecipeError(problems)
-    return LoadedRecipe(_with_absolute_paths(recipe, file.parent), file, origins)
+    # So that the copy in a run folder means the same files.
+    absolute = recipe.with_paths(lambda path: _absolute(path, file.parent))
+    return LoadedRecipe(absolute, file, origins)

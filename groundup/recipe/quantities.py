@@ -1,4 +1,4 @@
-"""Durations with their unit: `"200 steps"`, `"1.5 epochs"`, `"300M tokens"`."""
+"""Durations with their unit, `"200 steps"`, `"1.5 epochs"`, `"300M tokens"`, and what they come to in a run."""
 
 from __future__ import annotations
 
@@ -24,20 +24,55 @@ class Duration:
         value = int(self.value) if self.value == int(self.value) else self.value
         return f"{value} {self.unit}"
 
-    def in_steps(self, samples_per_step: int, tokens_per_sample: int, samples_per_epoch: int | None) -> int:
-        """Whole optimizer steps, rounded to the nearest and at least 1 for a duration above zero.
 
-        `samples_per_epoch` may be None where no data is prepared; epochs can't be turned into steps then.
-        """
-        if self.unit == "steps":
-            steps = self.value
-        elif self.unit == "tokens":
-            steps = self.value / (samples_per_step * tokens_per_sample)
+@dataclass(frozen=True)
+class Pace:
+    """How steps, samples, tokens and epochs of a run relate.
+
+    `samples_per_epoch` is None where no data is prepared, `tokens_per_sample` where samples are no text. `cut`: the
+    last batch of an epoch is cut at its end, so that no batch holds rows of two epochs.
+    """
+
+    samples_per_step: int
+    samples_per_epoch: int | None
+    tokens_per_sample: int | None = None
+    cut: bool = False
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """A whole number where batches are cut."""
+        if self.samples_per_epoch is None:
+            raise ValueError("epochs can be counted only once the data is prepared")
+        if self.cut:
+            return -(-self.samples_per_epoch // self.samples_per_step)
+        return self.samples_per_epoch / self.samples_per_step
+
+    def steps(self, duration: Duration) -> int:
+        """Whole optimizer steps, rounded to the nearest and at least 1 for a duration above zero."""
+        if duration.unit == "steps":
+            steps = duration.value
+        elif duration.unit == "tokens":
+            assert self.tokens_per_sample is not None
+            steps = duration.value / (self.samples_per_step * self.tokens_per_sample)
         else:
-            if samples_per_epoch is None:
-                raise ValueError("epochs can be counted only once the data is prepared")
-            steps = self.value * samples_per_epoch / samples_per_step
-        return max(1, round(steps)) if self.value > 0 else 0
+            steps = duration.value * self.steps_per_epoch
+        return max(1, round(steps)) if duration.value > 0 else 0
+
+    def samples(self, steps: int) -> int:
+        """Samples consumed after so many steps."""
+        if not self.cut:
+            return steps * self.samples_per_step
+        assert self.samples_per_epoch is not None
+        epochs, rest = divmod(steps, int(self.steps_per_epoch))
+        return epochs * self.samples_per_epoch + rest * self.samples_per_step
+
+    def step_end(self, samples: int) -> int:
+        """Where the step that begins after `samples` samples ends."""
+        end = samples + self.samples_per_step
+        if not self.cut:
+            return end
+        assert self.samples_per_epoch is not None
+        return min(end, (samples // self.samples_per_epoch + 1) * self.samples_per_epoch)
 
 
 def parse_duration(text: Any) -> Duration:

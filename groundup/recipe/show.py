@@ -8,6 +8,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel
 
+from groundup.recipe.kinds import RECIPES
 from groundup.recipe.load import LoadedRecipe, inner_model
 from groundup.recipe.positions import Path
 from groundup.recipe.sections import Recipe
@@ -62,8 +63,30 @@ def lines(loaded: LoadedRecipe) -> list[tuple[str, str, str]]:
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of a recipe, for editors that complete keys."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+    """JSON Schema of a recipe, for editors that complete keys: every key of every task, and by the task which of them
+    are its own."""
+    definitions: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    for kind in RECIPES.values():
+        found = kind.model_json_schema(ref_template="#/$defs/{model}")
+        definitions |= found.pop("$defs") | {kind.__name__: found}
+        for name, value in found["properties"].items():
+            known = properties.setdefault(name, value)
+            if known != value:
+                properties[name] = {"description": "depends on the task", "anyOf": [known, value]}
+    first, second = (f"#/$defs/{kind.__name__}" for kind in RECIPES.values())
+    second_task = {"properties": {"task": {"const": list(RECIPES)[1]}}, "required": ["task"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Groundup recipe",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "if": second_task,
+        "then": {"$ref": second},
+        "else": {"$ref": first},
+        "$defs": definitions,
+    }
 
 
 def _type_name(annotation: dict[str, Any]) -> str:
@@ -75,6 +98,10 @@ def _type_name(annotation: dict[str, Any]) -> str:
         return f"`{annotation['const']}`"
     if "anyOf" in annotation:
         return " or ".join(_type_name(a) for a in annotation["anyOf"] if a.get("type") != "null")
+    if "additionalProperties" in annotation and isinstance(annotation["additionalProperties"], dict):
+        return "table of tables"
+    if annotation.get("type") == "array" and not annotation["items"]:
+        return "list"
     if annotation.get("type") == "array":
         inner = _type_name(annotation["items"])
         return "list of tables" if inner == "table" else f"list of {inner}"
@@ -101,26 +128,35 @@ def reference() -> str:
         "",
     ]
 
+    printed: set[type[BaseModel]] = set()
+
     def section(kind: type[BaseModel], path: str) -> None:
+        printed.add(kind)
         inner: list[tuple[type[BaseModel], str]] = []
         document = kind.model_json_schema()
-        parts.extend([f"## `{path}`" if path else "## Top level", "", (kind.__doc__ or "").replace("\n", " ").strip()])
+        parts.extend([f"### `{path}`" if path else "### Top level", ""])
+        parts.append((kind.__doc__ or "").replace("\n", " ").strip())
         parts.extend(["", "| key | type | default | meaning |", "|---|---|---|---|"])
-        defaults = {name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()}
         for name, annotation in document["properties"].items():
-            below = inner_model(kind.model_fields[name].annotation)
-            default = "" if below else _default(_plain(defaults[name]))
+            field = kind.model_fields[name]
+            below = inner_model(field.annotation)
+            default = "" if below else _default(_plain(field.get_default(call_default_factory=True)))
             required = "**needed**" if name in document.get("required", ()) else default
-            meaning = " ".join((kind.model_fields[name].description or "").split())
+            meaning = " ".join((field.description or "").split())
             parts.append(f"| `{name}` | {_type_name(annotation)} | {required} | {meaning} |")
             if below is not None:
-                is_list = annotation.get("type") == "array"
-                inner.append((below, f"{path}.{name}".lstrip(".") + ("[]" if is_list else "")))
+                mark = {"array": "[]", "object": ".KEY"}.get(annotation.get("type", ""), "")
+                inner.append((below, f"{path}.{name}".lstrip(".") + mark))
         parts.append("")
         for below, where in inner:
-            section(below, where)
+            if below not in printed:
+                section(below, where)
 
-    section(Recipe, "")
+    for task, kind in RECIPES.items():
+        parts.extend([f'## A recipe with `task = "{task}"`', ""])
+        if printed:
+            parts.extend(["Sections that stand above already are the same for this task.", ""])
+        section(kind, "")
     return "\n".join(parts)
 
 

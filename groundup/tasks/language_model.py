@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from groundup.data.batch import Batch
-from groundup.data.prepare import check_length, load_manifest
+from groundup.data.prepare import check_length
 from groundup.data.shards import open_sources
 from groundup.data.stream import TokenStream
 from groundup.data.tokenizer import Tokenizer
@@ -21,8 +21,8 @@ from groundup.models.sampling import generate
 from groundup.optim.losses import linear_cross_entropy
 from groundup.optim.precision import autocast
 from groundup.plan.shapes import flops_per_token
-from groundup.recipe.sections import Recipe
-from groundup.rundir import RunDir
+from groundup.recipe.language import LanguageRecipe
+from groundup.rundir import RunDir, load_manifest
 
 SAMPLE_SEED = 1  # the same for every sampling of a run, so that samples differ by the model alone
 
@@ -30,7 +30,7 @@ SAMPLE_SEED = 1  # the same for every sampling of a run, so that samples differ 
 class LanguageModel:
     """Everything the loop needs to know of the task."""
 
-    def __init__(self, recipe: Recipe, run: RunDir) -> None:
+    def __init__(self, recipe: LanguageRecipe, run: RunDir) -> None:
         self.recipe = recipe
         self.manifest = load_manifest(run)
         self.tokenizer = Tokenizer(run.data / "tokenizer")
@@ -45,9 +45,19 @@ class LanguageModel:
             for split in ("train", "validation")
         )
 
+    unit = "tokens"
+
+    @property
+    def units_per_sample(self) -> int:
+        return self.length
+
     @property
     def samples_per_epoch(self) -> int:
         return self.train.samples_per_epoch
+
+    @property
+    def evaluation_samples(self) -> int:
+        return self.validation.samples_per_epoch
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -67,6 +77,9 @@ class LanguageModel:
 
     def build(self, device: torch.device) -> Decoder:
         return build_decoder(self.recipe.model, self.vocab_size, self.recipe.seed, device)
+
+    def blocks(self, model: Decoder) -> Iterable[nn.Module]:
+        return model.layers
 
     def batch(self, start: int, stop: int) -> Batch:
         """Samples [start, stop) of the training stream."""
@@ -101,18 +114,25 @@ class LanguageModel:
         labels = split["tokens"] - len(self.validation.sources)
         return float(split["bytes"] / (labels if self.validation.joined else labels - split["documents"]))
 
-    def validate(
-        self,
-        model: Decoder,
-        device: torch.device,
-        max_tokens: int | None = None,
-        on_windows: Callable[[int], None] | None = None,
+    def validate(self, model: Decoder, device: torch.device) -> dict[str, float]:
+        """Loss, perplexity and bits per byte on the first `train.validation_tokens` of the validation part."""
+        windows = min(self.evaluation_samples, max(1, self.recipe.train.validation_tokens // self.length))
+        return self._score(model, device, windows)
+
+    def evaluate(self, model: Decoder, device: torch.device, advance: Callable[[int], None]) -> dict[str, Any]:
+        """The same on the whole validation part."""
+        return self._score(model, device, self.evaluation_samples, advance)
+
+    def describe(self, metrics: dict[str, Any]) -> str:
+        return (
+            f"loss {metrics['loss']:.4f}, perplexity {metrics['perplexity']:.2f}, "
+            f"{metrics['bits_per_byte']:.4f} bits per byte over {metrics['tokens']:,} tokens"
+        )
+
+    def _score(
+        self, model: Decoder, device: torch.device, windows: int, advance: Callable[[int], None] | None = None
     ) -> dict[str, float]:
-        """Loss, perplexity and bits per byte on the validation part, or on its first `max_tokens`."""
         recipe = self.recipe
-        windows = self.validation.samples_per_epoch
-        if max_tokens is not None:
-            windows = min(windows, max(1, max_tokens // self.length))
         return evaluate_stream(
             model,
             self.validation,
@@ -121,7 +141,7 @@ class LanguageModel:
             bytes_per_token=self.validation_bytes_per_token,
             context=autocast(recipe.optim.precision, device),
             device=device,
-            on_windows=on_windows,
+            on_windows=advance,
         )
 
     def sample(self, model: Decoder, device: torch.device) -> list[dict[str, str]]:

@@ -23,9 +23,10 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_state_dic
 
 from groundup.console import say
 from groundup.data.shards import checksum
+from groundup.errors import UserError
 from groundup.rundir import read_json, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 # What torch.distributed.checkpoint's metadata is made of; nothing else is unpickled.
 _ALLOWED = {
     "torch": {"Size", "float32", "float16", "bfloat16", "float64", "int64", "int32", "uint8", "bool", "strided"},
@@ -95,7 +96,7 @@ def clean_up(root: Path) -> None:
 
 
 def save(root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int) -> Path:
-    """Write the checkpoint of `step` and drop all but the newest `keep`. `facts` must be JSON."""
+    """Write the checkpoint of `step`; keep the newest `keep` and the best. `facts` must be JSON."""
     folder = folder_of(root, step)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -104,7 +105,10 @@ def save(root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any
     files = {p.name: checksum(p) for p in sorted(folder.iterdir())}
     manifest = {"format": FORMAT, "step": step, **facts, "files": files}
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
+    best = facts.get("best")
     for old in complete(root)[:-keep]:
+        if best is not None and old == folder_of(root, best["step"]):
+            continue
         # The manifest goes first: a deletion cut short leaves an incomplete checkpoint, not a damaged one.
         (old / "manifest.json").unlink()
         shutil.rmtree(old)
@@ -113,7 +117,9 @@ def save(root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any
 
 def verify(folder: Path) -> dict[str, Any]:
     """The manifest, once every file has its checksum. Raises CheckpointDamaged."""
-    manifest: dict[str, Any] = read_json(folder / "manifest.json")
+    manifest: dict[str, Any] | None = read_json(folder / "manifest.json")
+    if manifest is None:
+        raise CheckpointDamaged("its manifest is missing")
     if manifest.get("format") != FORMAT:
         raise CheckpointDamaged(f"its format is {manifest.get('format')}, this version reads {FORMAT}")
     for name, expected in manifest["files"].items():
@@ -133,6 +139,19 @@ def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
         except CheckpointDamaged as error:
             say(f"checkpoint {folder} is damaged and not used: {error}")
     return None
+
+
+def best(root: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that validated best, with its manifest; the newest where none is known or it is damaged."""
+    found = newest(root)
+    if found is None or found[1]["best"] is None:
+        return found
+    folder = folder_of(root, found[1]["best"]["step"])
+    try:
+        return folder, verify(folder)
+    except (CheckpointDamaged, UserError) as error:
+        say(f"the best checkpoint, {folder}, is damaged, so the newest is used: {error}")
+        return found
 
 
 def shapes(folder: Path) -> dict[str, TensorStorageMetadata]:

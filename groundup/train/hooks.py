@@ -21,35 +21,36 @@ class Log:
     """A metrics record and a line every `every` steps, and the live line. Time spent in other hooks does not count."""
 
     def __init__(
-        self, metrics: Metrics, bar: Bar, task: Task, every: int, total: int, per_step: int, peak: float
+        self, metrics: Metrics, bar: Bar, task: Task, every: int, total: int, total_samples: int, peak: float
     ) -> None:
         self.metrics, self.bar, self.task = metrics, bar, task
-        self.every, self.total, self.per_step, self.peak = every, total, per_step, peak
-        self.mark = time.perf_counter()
+        self.every, self.total, self.total_samples, self.peak = every, total, total_samples, peak
         self.excluded = 0.0  # seconds of this interval that went to other hooks
-        self.steps = 0
         self.rates: list[float] = []
+
+    def begin(self, state: TrainState) -> None:
+        """Start the clock."""
+        self.mark, self.samples = time.perf_counter(), state.samples
 
     def exclude(self, seconds: float) -> None:
         self.excluded += seconds
 
     @property
-    def tokens_per_second(self) -> float:
+    def units_per_second(self) -> float:
         """Median over the intervals, without the first, which warms up, where there are others."""
         rates = sorted(self.rates[1:] or self.rates)
         return rates[len(rates) // 2] if rates else 0.0
 
     def after_step(self, state: TrainState, result: StepResult) -> None:
-        self.steps += 1
         if state.step % self.every and state.step != self.total:
             return
         loss, norm = float(result.loss), float(result.grad_norm)
         now = time.perf_counter()
         seconds = now - self.mark - self.excluded
-        samples = self.steps * self.per_step
-        rate = samples * self.task.length / seconds
+        samples, per_sample = state.samples - self.samples, self.task.units_per_sample
+        rate = samples * per_sample / seconds
         flops = samples * self.task.flops_per_sample / seconds
-        self.mark, self.excluded, self.steps = now, 0.0, 0
+        self.mark, self.excluded, self.samples = now, 0.0, state.samples
         self.rates.append(rate)
         state.seconds += seconds
         state.last_loss = loss
@@ -57,19 +58,19 @@ class Log:
             "train",
             state.step,
             samples_consumed=state.samples,
-            tokens=state.samples * self.task.length,
+            **{self.task.unit: state.samples * per_sample},
             seconds=round(state.seconds, 3),
             loss=loss,
             grad_norm=norm,
             lr=result.lr,
-            tokens_per_second=round(rate, 1),
+            **{f"{self.task.unit}_per_second": round(rate, 1)},
             flops_per_second=flops,
             peak_share=round(flops / self.peak, 4),
         )
-        left = (self.total - state.step) * self.per_step * self.task.length / rate
+        left = (self.total_samples - state.samples) * per_sample / rate
         line = (
-            f"step {state.step}/{self.total}  loss {loss:.4f}  norm {norm:.2f}  lr {result.lr:.2e}  "
-            f"{size(rate)} tokens/s  {size(flops, 'FLOP/s')} ({flops / self.peak:.0%} of peak)  {span(left)} left"
+            f"step {state.step}/{self.total}  loss {loss:.4f}  norm {norm:.2f}  lr {result.lr:.2e}  {size(rate)} "
+            f"{self.task.unit}/s  {size(flops, 'FLOP/s')} ({flops / self.peak:.0%} of peak)  {span(left)} left"
         )
         self.bar.show(state.step, line)
         if not math.isfinite(loss):

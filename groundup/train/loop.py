@@ -13,6 +13,7 @@ from groundup.optim.gradients import clip_, global_norm, gradients
 from groundup.optim.optimizers import set_lr
 from groundup.optim.precision import autocast
 from groundup.optim.schedules import Schedule
+from groundup.recipe.quantities import Pace
 from groundup.recipe.sections import Recipe
 from groundup.tasks.task import Task
 from groundup.train.signals import StopRequest
@@ -32,13 +33,14 @@ class Hook(Protocol):
     def after_step(self, state: TrainState, result: StepResult) -> None: ...
 
 
-def train_step(state: TrainState, task: Task, recipe: Recipe, schedule: Schedule, device: torch.device) -> StepResult:
-    """One optimizer step over samples [state.samples, state.samples + B) of the stream."""
-    size, micro = recipe.samples_per_step, recipe.train.micro_batch
-    batch = task.batch(state.samples, state.samples + size)
+def train_step(
+    state: TrainState, stop: int, task: Task, recipe: Recipe, schedule: Schedule, device: torch.device
+) -> StepResult:
+    """One optimizer step over samples [state.samples, stop) of the stream."""
+    batch, micro = task.batch(state.samples, stop), recipe.train.micro_batch
     counted = batch.counted
     shown = torch.zeros((), device=device)
-    for start in range(0, size, micro):
+    for start in range(0, len(batch), micro):
         part = batch.rows(start, start + micro).to(device)
         with autocast(recipe.optim.precision, device):
             loss, cross_entropy = task.loss(state.model, part)
@@ -66,6 +68,7 @@ def run_loop(
     recipe: Recipe,
     schedule: Schedule,
     device: torch.device,
+    pace: Pace,
     total_steps: int,
     hooks: Iterable[Hook],
     stop: StopRequest,
@@ -73,8 +76,8 @@ def run_loop(
     """Steps up to `total_steps`, or until a signal asks to stop."""
     state.model.train()
     while state.step < total_steps and not stop:
-        result = train_step(state, task, recipe, schedule, device)
-        state.step += 1
-        state.samples += recipe.samples_per_step
+        end = pace.step_end(state.samples)
+        result = train_step(state, end, task, recipe, schedule, device)
+        state.step, state.samples = state.step + 1, end
         for hook in hooks:
             hook.after_step(state, result)

@@ -25,6 +25,8 @@ class TrainState:
     samples: int = 0
     seconds: float = 0.0  # of training, over all its sessions
     last_loss: float | None = None
+    best: dict[str, Any] | None = None  # step, metric and value of the best validation so far
+    saved: int | None = None  # the last step that was saved
     facts: dict[str, Any] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -34,21 +36,36 @@ class TrainState:
         return found
 
     def save(self, root: Path, keep: int) -> Path:
+        """Write a checkpoint, unless this step has one already."""
+        if self.saved == self.step:
+            return checkpoint.folder_of(root, self.step)
         facts = {
             "samples_consumed": self.samples,
             "seconds": self.seconds,
             "last_loss": self.last_loss,
             "scaler": self.scaler.state_dict(),
+            "best": self.best,
             **self.facts,
         }
-        return checkpoint.save(root, self.step, self.tensors(), facts, keep)
+        folder = checkpoint.save(root, self.step, self.tensors(), facts, keep)
+        self.saved = self.step
+        return folder
+
+    def improved(self, metric: str, result: dict[str, float]) -> bool:
+        """Whether a validation is the best so far; it is then kept in mind."""
+        value = result[metric]
+        sign = 1.0 if metric == "loss" else -1.0
+        if self.best is not None and self.best["metric"] == metric and sign * value >= sign * self.best["value"]:
+            return False
+        self.best = {"step": self.step, "metric": metric, "value": value}
+        return True
 
     def load(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Take up a verified checkpoint."""
         self._make_optimizer_state(checkpoint.shapes(folder))
         checkpoint.load(folder, self.tensors())
         self.step, self.samples = manifest["step"], manifest["samples_consumed"]
-        self.seconds, self.last_loss = manifest["seconds"], manifest["last_loss"]
+        self.seconds, self.last_loss, self.best = manifest["seconds"], manifest["last_loss"], manifest["best"]
         if self.scaler.is_enabled() and manifest["scaler"]:
             self.scaler.load_state_dict(manifest["scaler"])
 

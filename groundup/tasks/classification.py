@@ -1,0 +1,136 @@
+"""The task `classification`: rows of a table, a perceptron, cross-entropy, accuracy and F1.
+
+Shapes: B rows, F features, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from groundup.data.table.preprocess import Preprocessor
+from groundup.data.table.stream import Rows, TableSplit, TableStream
+from groundup.evaluate.classification import full_metrics, validation_metrics
+from groundup.models.perceptron import Perceptron, build_perceptron
+from groundup.optim.precision import autocast
+from groundup.plan.perceptron import flops_per_row
+from groundup.recipe.table import TableRecipe
+from groundup.rundir import RunDir, load_manifest
+
+_SCORED_ROWS = 4096  # rows per forward pass of an evaluation, where the recipe gives none
+
+
+class Classification:
+    """Everything the loop needs to know of the task."""
+
+    unit = "rows"
+    units_per_sample = 1
+
+    def __init__(self, recipe: TableRecipe, run: RunDir) -> None:
+        self.recipe = recipe
+        self.manifest = load_manifest(run)
+        self.preprocessor = Preprocessor.load(run.data / "preprocess.json")
+        self.labels: list[Any] = self.manifest["classes"]
+        self.features: int = self.manifest["features"]
+        self.train = TableStream(TableSplit(run.data / "train"), recipe.seed)
+        self.validation, self.test = (
+            TableStream(TableSplit(run.data / s), recipe.seed) for s in ("validation", "test")
+        )
+        self.weights_C = self._class_weights()
+
+    def _class_weights(self) -> Tensor | None:
+        """n / (C x rows of the class), as in King and Zeng (2001); None where all classes count alike."""
+        if self.recipe.train.class_weights == "none":
+            return None
+        rows = self.manifest["splits"]["train"]["classes"]
+        counts = [max(1, rows.get(str(label), 0)) for label in self.labels]
+        return torch.tensor([sum(counts) / (len(counts) * n) for n in counts], dtype=torch.float32)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        return len(self.train)
+
+    @property
+    def evaluation_samples(self) -> int:
+        return len(self.test)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on to be taken up."""
+        return {
+            "data": self.manifest["fingerprint"],
+            "model": {**self.recipe.model.model_dump(), "features": self.features, "classes": len(self.labels)},
+            "seed": self.recipe.seed,
+        }
+
+    @property
+    def flops_per_sample(self) -> float:
+        return flops_per_row(self.recipe.model, self.features, len(self.labels))
+
+    def build(self, device: torch.device) -> Perceptron:
+        return build_perceptron(self.recipe.model, self.features, len(self.labels), self.recipe.seed, device)
+
+    def blocks(self, model: Perceptron) -> Iterable[nn.Module]:
+        return model.layers
+
+    def batch(self, start: int, stop: int) -> Rows:
+        """Rows [start, stop) of the training stream."""
+        rows = self.train.samples(start, stop)
+        return rows if self.weights_C is None else rows.weighted(self.weights_C)
+
+    def loss(self, model: Perceptron, batch: Rows) -> tuple[Tensor, Tensor]:
+        """(what is minimised, cross-entropy to display), both sums over the weighted rows."""
+        logits_BC = model(batch.features_BF, batch.positions_B).float()
+        smoothing = self.recipe.optim.label_smoothing
+        loss_B = F.cross_entropy(logits_BC, batch.labels_B, reduction="none", label_smoothing=smoothing)
+        if self.recipe.optim.z_loss:
+            loss_B = loss_B + self.recipe.optim.z_loss * logits_BC.logsumexp(-1).square()
+        loss = (loss_B * batch.weights_B).sum()
+        return loss, loss.detach()
+
+    def after_step(self, model: Perceptron) -> None:
+        pass
+
+    def logits(
+        self, model: Perceptron, stream: TableStream, device: torch.device, advance: Callable[[int], None] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Logits [N, C] and class ids [N] of a part, in its order, with dropout off."""
+        portion = self.recipe.evaluate.micro_batch or _SCORED_ROWS
+        was_training = model.training
+        model.eval()
+        logits, labels = [], []
+        with torch.no_grad(), autocast(self.recipe.optim.precision, device):
+            for start in range(0, len(stream), portion):
+                rows = stream.in_order(start, min(start + portion, len(stream)))
+                logits.append(model(rows.to(device).features_BF).float().cpu().numpy())
+                labels.append(rows.labels_B.numpy())
+                if advance is not None:
+                    advance(len(rows))
+        model.train(was_training)
+        if not logits:
+            return np.zeros((0, len(self.labels)), np.float32), np.zeros(0, np.int64)
+        return np.concatenate(logits), np.concatenate(labels)
+
+    def validate(self, model: Perceptron, device: torch.device) -> dict[str, float]:
+        """Loss, accuracy and F1 on the validation rows; on the training rows where there are none."""
+        stream = self.validation if len(self.validation) else self.train
+        return validation_metrics(*self.logits(model, stream, device))
+
+    def evaluate(self, model: Perceptron, device: torch.device, advance: Callable[[int], None]) -> dict[str, Any]:
+        """All metrics on the test rows."""
+        return full_metrics(*self.logits(model, self.test, device, advance), self.labels)
+
+    def describe(self, metrics: dict[str, Any]) -> str:
+        f1 = f"F1 {metrics['f1_weighted']:.4f} weighted, {metrics['f1_macro']:.4f} macro"
+        words = f"loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.4f}, {f1}"
+        return words + (f" over {metrics['rows']:,} rows" if "rows" in metrics else "")
+
+    def sample(self, model: Perceptron, device: torch.device) -> list[dict[str, str]]:
+        """A classifier makes no text."""
+        return []
