@@ -2,11 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN_DIR ?= runs/quickstart
+TABLE_RUN_DIR ?= runs/digits
 
-.PHONY: quickstart test test-slow lint docs clean
+.PHONY: quickstart quickstart-table test test-slow lint docs clean
 
 quickstart: .venv/installed
 	$(BIN)/groundup run examples/quickstart.toml --run-dir $(RUN_DIR)
+
+quickstart-table: .venv/installed-examples
+	$(BIN)/groundup run examples/digits.toml --run-dir $(TABLE_RUN_DIR)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
@@ -27,6 +31,11 @@ docs: .venv/installed
 		{ echo "Groundup needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 quickstart"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -e .
+	@touch $@
+
+# scikit-learn carries the table of digits.
+.venv/installed-examples: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -e '.[examples]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
@@ -18,10 +19,30 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 5.0  # distance of plain progress lines
 
+_log: IO[str] | None = None  # where lines go while `into_file` is in force
+
 
 def say(text: str = "") -> None:
     """A line for the person watching."""
+    print(text, file=_log or sys.stderr, flush=True)
+
+
+def alert(text: str) -> None:
+    """A line that reaches the person even where `into_file` is in force."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def into_file(path: Path) -> Iterator[None]:
+    """Append what is said within to a file, and show no live line of bars made within: for a job that is one of many.
+    Bars made outside go on as they were."""
+    global _log
+    before = _log
+    with path.open("a", encoding="utf-8") as _log:
+        try:
+            yield
+        finally:
+            _log = before
 
 
 def size(number: float, unit: str = "") -> str:
@@ -52,9 +73,10 @@ class Bar:
         self.done, self.note = 0.0, ""
         self.start = self.printed = time.monotonic()
         self._live: Progress | None = None
+        self._log = _log
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if self._log is None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -85,7 +107,9 @@ class Bar:
             left = ""
             if self.total and self.done:
                 left = f"  {span((self.printed - self.start) * (self.total / self.done - 1))} left"
-            say(f"{self.name:<12} {share}{size(self.done, self.unit)}  {self.rate()}{left}  {self.note}".rstrip())
+            self._line(
+                f"{self.name:<12} {share}{size(self.done, self.unit)}  {self.rate()}{left}  {self.note}".rstrip()
+            )
 
     def show(self, done: float, line: str) -> None:
         """Progress whose line the caller words: the live line's on a terminal, a plain line elsewhere."""
@@ -93,14 +117,17 @@ class Bar:
         if self._live is not None:
             self._live.update(self._task, completed=done, rate="", note=line)
         else:
-            say(line)
+            self._line(line)
 
     def write(self, text: str) -> None:
         """A lasting line above the live one."""
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            say(text)
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        print(text, file=self._log or sys.stderr, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -18,8 +18,8 @@ from groundup.deploy.export import ExportMismatch, write_export
 from groundup.errors import UserError
 from groundup.models import huggingface as hf
 from groundup.models.decoder import Decoder
+from groundup.recipe.language import Sampling
 from groundup.recipe.model import Experts
-from groundup.recipe.sections import Sampling
 from tests.shapes import MODELS, random_decoder, random_tokens
 
 TEXTS = [

@@ -17,8 +17,8 @@ from groundup.optim.muon import Muon, orthogonalise
 from groundup.optim.optimizers import build_optimizers, is_hidden_matrix
 from groundup.optim.schedules import build_schedule
 from groundup.recipe.model import Experts, Model
-from groundup.recipe.quantities import Duration, Pace
 from groundup.recipe.optim import Optim
+from groundup.recipe.quantities import Duration, Pace
 
 
 @pytest.fixture

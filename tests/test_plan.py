@@ -70,7 +70,7 @@ def test_flops_are_those_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_state_bytes_are_those_of_the_optimizers() -> None:
     from groundup.optim.optimizers import build_optimizers, state_tensors
-    from groundup.recipe.sections import Optim
+    from groundup.recipe.optim import Optim
 
     model = Model(hidden_size=32, layers=2, heads=2, ffn_size=64)
     for name in ("sgd", "adam", "adamw", "muon"):

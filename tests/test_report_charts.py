@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.report import figures
-from groundup.report.charts import Series, bar_chart, funnel, line_chart
+from groundup.report.bars import bar_chart, funnel, stacked_bars
+from groundup.report.charts import Series, line_chart
+from groundup.report.heatmap import heat_map
 from groundup.report.scales import Scale, smooth, thin
 
 finite = st.floats(-1e6, 1e6)
@@ -120,11 +122,68 @@ def test_names_are_escaped_and_legend_needs_two_curves() -> None:
         line_chart(two, title=hostile, x_label=hostile, y_label=hostile, note=hostile, marks=[(1.5, hostile)]),
         line_chart(two[:1], title="t", x_label="x"),
         bar_chart([(hostile, 1.0)], title=hostile, unit=hostile),
+        stacked_bars([(hostile, [1.0])], [hostile], title=hostile, note=hostile),
+        heat_map([hostile, "b"], np.array([[1, 2], [3, 4]]), title=hostile),
         funnel([(hostile, 2.0), ("b", 1.0)], title=hostile, unit=hostile),
     ]
     assert not any("<script" in chart for chart in charts)
     assert ['class="key' in chart for chart in charts[:2]] == [True, False]
     assert drawn(charts[0])[0]["n"] == hostile
+
+
+def test_dots_have_no_line_and_a_step_holds_its_value() -> None:
+    three = [0, 5, 10]
+    chart = line_chart(
+        [Series("best", three, [4.0, 4.0, 2.0], "step", 2), Series("tried", three, [4.0, 5.0, 2.0], "dots")],
+        title="t",
+        x_label="trial",
+        y_zero=True,
+    )
+    (step,), (dots,) = paths(chart, "c2 step"), paths(chart, "c0 dots dots")
+    assert re.fullmatch(r"M0.0 ([\d.]+)H500.0V\1H1000.0V[\d.]+", step)
+    assert re.findall(r"M([\d.]+) [\d.]+h0", dots) == ["0.0", "500.0", "1000.0"]
+    assert "L" not in dots
+    assert len(paths(chart, '[^g][^"]*')) == 2
+
+
+def test_names_stand_on_the_axis_in_place_of_numbers() -> None:
+    hostile = "<b>sgd</b>"
+    chart = line_chart(
+        [Series("tried", [0, 1, 1], [1.0, 2.0, 3.0], "dots")], title="t", x_label="kind", x_names=["adam", hostile]
+    )
+    assert re.findall(r'tick x" style="left:([\d.]+)%">([^<]*)<', chart) == [
+        ("25.00", "adam"),
+        ("75.00", "&lt;b&gt;sgd&lt;/b&gt;"),
+    ]
+    assert re.findall(r"M([\d.]+) [\d.]+h0", chart) == ["250.0", "750.0", "750.0"]
+    assert json.loads(unescape(re.findall(r'data-chart="([^"]*)"', chart)[0]))["xn"] == ["adam", hostile]
+
+
+def test_stacked_bars_are_cut_where_their_parts_end() -> None:
+    graphic = stacked_bars([("a", [60.0, 20.0]), ("b", [10.0, 30.0])], ["train", "test"], title="Rows")
+    rects = re.findall(r'class="c(\d)" x="([\d.]+)" width="([\d.]+)"', graphic)
+    assert rects == [("0", "0.00", "75.00"), ("1", "75.00", "25.00"), ("0", "0.00", "12.50"), ("1", "12.50", "37.50")]
+    assert re.findall(r'class="value">(\d+)<', graphic) == ["80", "40"]
+
+
+def test_heat_map_draws_what_was_counted() -> None:
+    counts = np.array([[75, 25, 0], [0, 0, 0], [1, 0, 99]])
+    graphic = heat_map(["a", 2, "<c>"], counts, title="Confusion")
+    cells = re.findall(
+        r'<rect class="c(\d)" x="(\d+)" y="(\d+)" width="10" height="10" fill-opacity="([\d.]+)"', graphic
+    )
+    assert [(color, int(x) // 10, int(y) // 10) for color, x, y, _ in cells] == [
+        ("0", 0, 0),
+        ("1", 1, 0),
+        ("1", 0, 2),
+        ("0", 2, 2),
+    ]
+    assert [float(strength) ** 2 for *_, strength in cells] == pytest.approx([0.75, 0.25, 0.01, 0.99], abs=2e-3)
+    assert 'title="a taken for 2: 25, 25.0 %"' in graphic
+    assert "174 of 200 rows on the diagonal" in graphic
+    table = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr><td.*?</tr>", graphic)]
+    assert table == [["a", "75", "25", "0"], ["2", "0", "0", "0"], ["&lt;c&gt;", "1", "0", "99"]]
+    assert "<c>" not in graphic
 
 
 @pytest.mark.parametrize("y", [[], [None, None], [math.nan, math.nan]])
@@ -165,6 +224,8 @@ def test_bars_are_as_long_as_their_values() -> None:
         (figures.quantity(9e10, "FLOP/s"), "90 GFLOP/s"),
         (figures.plain(3.14159), "3.142"),
         (figures.plain(1.2e-6), "1.2e-6"),
+        (figures.short("abcdefghij", 10), "abcdefghij"),
+        (figures.short("abcdefghijk", 6), "ab…ijk"),
         (figures.percent(0.55), "55.0 %"),
         (figures.percent(1), "100 %"),
         (figures.duration(59.96), "1 min 00 s"),

@@ -18,7 +18,7 @@ from groundup.data.tokenizer import Tokenizer, train_tokenizer
 from groundup.errors import UserError
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.load import LoadedRecipe
-from groundup.rundir import RunDir, fingerprint, read_json, write_atomically
+from groundup.rundir import RunDir, fingerprint, write_atomically
 
 
 def cache_folder() -> Path:

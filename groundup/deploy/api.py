@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from starlette.responses import JSONResponse
+
+from groundup.deploy.web import ApiError
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -31,27 +32,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "ignore_eos": (False,),
     "response_format": ({"type": "text"},),
 }
-
-
-class ApiError(Exception):
-    """An answer that is an error: status, one sentence, and the field it is about."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, headers
-        kind = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body, self.status, self.headers)
 
 
 def _prompts(value: Any) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from groundup.deploy.markdown import cell, flat, table
 from groundup.recipe.model import Model
 
 
@@ -51,36 +52,12 @@ def model_card(
     ]
     parts = [
         "\n".join(header),
-        f"# {_cell(name)}",
+        f"# {cell(name)}",
         "Trained with Groundup. Before this folder was put here, transformers loaded it and its logits were "
         "compared with the trained model's; the figures are in `groundup.json`.",
         "\n".join(usage),
-        _table("Model", shape),
-        _table("Metrics", {key: f"{value:.4g}" for key, value in metrics.items()}),
-        _table("Lineage", dict(_flat(lineage))),
+        table("Model", shape),
+        table("Metrics", {key: f"{value:.4g}" for key, value in metrics.items()}),
+        table("Lineage", dict(flat(lineage))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _table(title: str, rows: Mapping[str, Any]) -> str:
-    """A section with a table of two columns; nothing where there are no rows."""
-    if not rows:
-        return ""
-    lines = [f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items()]
-    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *lines])
-
-
-def _cell(value: Any) -> str:
-    """Text that stays within its table cell and is shown as it is."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    for mark in "\\|`*_[]<>#":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())

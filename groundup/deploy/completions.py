@@ -15,9 +15,10 @@ from starlette.types import Receive, Scope, Send
 from tokenizers import Tokenizer
 
 from groundup.deploy import api
-from groundup.deploy.api import ApiError, CompletionRequest
+from groundup.deploy.api import CompletionRequest
 from groundup.deploy.interface import BusyError, ClosedError, Engine, Event, Handle
 from groundup.deploy.interface import Request as EngineRequest
+from groundup.deploy.web import ApiError, check_name, read_body
 
 MAX_BODY_BYTES = 4 << 20
 
@@ -29,14 +30,9 @@ class Completions:
         self._engine, self._tokenizer, self._name, self._start_id = engine, tokenizer, name, start_id
         self._vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
-    def check_name(self, wanted: str | None) -> None:
-        if wanted not in (None, self._name):
-            message = f"There is no model `{wanted}` here; this server serves `{self._name}`."
-            raise ApiError(404, message, param="model", code="model_not_found")
-
     async def complete(self, request: Request) -> Response:
-        wanted = api.parse_completion(await _body(request))
-        self.check_name(wanted.model)
+        wanted = api.parse_completion(await read_body(request, MAX_BODY_BYTES))
+        check_name(wanted.model, self._name)
         # In a thread, since a long prompt takes a while to encode.
         prompts = await run_in_threadpool(lambda: [self._encode(prompt) for prompt in wanted.prompt])
         requests = self._requests(wanted, prompts)
@@ -205,15 +201,3 @@ async def _unless_gone(request: Request, answer: _Answer, work: Coroutine[Any, A
         working.cancel()
         leaving.cancel()
         answer.cancel()
-
-
-async def _body(request: Request) -> bytes:
-    too_large = ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes.", code="body_too_large")
-    if int(request.headers.get("content-length", "0")) > MAX_BODY_BYTES:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise too_large
-    return bytes(body)

@@ -5,10 +5,6 @@ Shapes: B rows, L tokens, V vocabulary.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +14,12 @@ import torch
 from torch import Tensor
 
 from groundup.data.tokenizer import Tokenizer
+from groundup.deploy.folder import LINEAGE, ExportMismatch, replacing, sha256, write_json
 from groundup.errors import UserError
 from groundup.models.decoder import Decoder
 from groundup.models.huggingface import decoder_from, published_tensors, to_config
 from groundup.models.weights import save_weights
-from groundup.recipe.sections import Sampling
-
-LINEAGE = "groundup.json"
-
-
-class ExportMismatch(RuntimeError):
-    """What transformers makes of the written folder isn't what the model computes; nothing was exported."""
+from groundup.recipe.language import Sampling
 
 
 def write_export(
@@ -66,19 +57,19 @@ def write_export(
             expected="the tokenizer that the model was trained with",
         )
     written = {name: tensor.detach().to(dtype) for name, tensor in decoder.named_parameters()}
-    with _replacing(folder, sum(tensor.nbytes for tensor in written.values())) as new:
+    with replacing(folder, sum(tensor.nbytes for tensor in written.values())) as new:
         save_weights(published_tensors(written, decoder.model), new)
         tokenizer.save(new)
-        _write_json(new / "config.json", config)
-        _write_json(new / "generation_config.json", _generation_config(tokenizer, sampling))
+        write_json(new / "config.json", config)
+        write_json(new / "generation_config.json", _generation_config(tokenizer, sampling))
         (new / "README.md").write_text(card, encoding="utf-8")
         reference = decoder_from({n: t.float() for n, t in written.items()}, decoder.model, decoder.vocab_size)
         differences = _check_logits(new, reference, check_tokens_BL, tolerance)
         check = {"architecture": config["architectures"][0], "tolerance": tolerance, **differences}
         _check_tokenizer(new, tokenizer, check_texts)
-        files = {path.name: _sha256(path) for path in sorted(new.iterdir())}
-        _write_json(new / LINEAGE, {"lineage": lineage, "check": check, "files": files})
-        files[LINEAGE] = _sha256(new / LINEAGE)
+        files = {path.name: sha256(path) for path in sorted(new.iterdir())}
+        write_json(new / LINEAGE, {"lineage": lineage, "check": check, "files": files})
+        files[LINEAGE] = sha256(new / LINEAGE)
     return {"path": str(folder), **check, "files": files}
 
 
@@ -164,54 +155,3 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-@contextmanager
-def _replacing(folder: Path, weight_bytes: int) -> Iterator[Path]:
-    """A new folder beside `folder`: it takes its place when the block ends well, else it is removed."""
-    folder = folder.resolve()
-    new, previous = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "previous"))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if previous.exists() and not folder.exists():  # a rename was cut off between its two halves
-            previous.rename(folder)
-        if folder.exists() and not (folder / LINEAGE).exists() and (folder.is_file() or any(folder.iterdir())):
-            raise UserError(
-                f"this is no export of ours: it holds no {LINEAGE}", where=str(folder), advice="Name another"
-            )
-        for leftover in (new, previous):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        new.mkdir()
-    except OSError as error:
-        raise UserError(f"can't be written: {error.strerror}", where=str(folder.parent)) from None
-    try:
-        free = shutil.disk_usage(new).free
-        if free < weight_bytes:
-            raise UserError(
-                f"the export takes {weight_bytes:,} bytes, {free:,} are free",
-                where=str(folder.parent),
-                advice="Make room",
-            )
-        yield new
-        if folder.exists():
-            folder.rename(previous)
-        new.rename(folder)
-    except BaseException:
-        if previous.exists() and not folder.exists():
-            previous.rename(folder)
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    if previous.exists():
-        shutil.rmtree(previous)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    """The digest of a file that has reached the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Serving an export: the socket, the model, and uvicorn until Ctrl-C."""
+"""Serving an export, a language model's or a classifier's: the socket, and uvicorn until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import uvicorn
+from fastapi import FastAPI
 
 from groundup.console import say
-from groundup.data.tokenizer import Tokenizer
-from groundup.deploy.app import create_app
-from groundup.deploy.engine import BatchingEngine
-from groundup.deploy.export import LINEAGE
+from groundup.deploy.folder import CLASSIFIER, LINEAGE
 from groundup.errors import UserError
-from groundup.models.decoder import Decoder
-from groundup.models.huggingface import load_decoder
 from groundup.rundir import read_json
 
 
@@ -35,40 +31,40 @@ def serve(
 ) -> None:
     """Serve the export in `folder` until Ctrl-C or SIGTERM. Says on standard error where, once it answers.
 
-    port 0: any free one. device: "auto" takes a GPU if there is one; weights are fp32 on a CPU, bf16 on a
-    GPU. name: of the model; default: as its lineage has it, else the folder's. Raises UserError for a folder
-    that can't be served or an address that can't be had.
+    port 0: any free one. slots, max_waiting: of a language model's engine. device: "auto" takes a GPU if there is one.
+    name: of the model; default: as its lineage has it, else the folder's. Raises UserError for a folder that can't be
+    served or an address that can't be had.
     """
     # The port first: nobody should wait for a model to load to hear that the port is taken.
     with listen(host, port) as listener:
         facts = read_json(folder / LINEAGE) or {}
         name = name or _name(folder, facts)
-        tokenizer = Tokenizer(folder)
-        decoder = _load(folder, tokenizer, device)
-        start_id, stop_ids = _ends(folder, tokenizer)
-        try:
-            engine = BatchingEngine(decoder, tokenizer.inner, slots=slots, max_waiting=max_waiting, stop_ids=stop_ids)
-        except (RuntimeError, MemoryError) as error:
-            raise UserError(
-                f"there is no memory for the caches of {slots} requests: {error}",
-                where=str(folder),
-                advice="Serve with fewer slots",
-            ) from error
-        try:
-            app = create_app(
-                engine,
-                tokenizer.inner,
-                facts,
-                name=name,
-                start_id=start_id,
-                local_names=_local_names(listener, host),
+        local_names = _local_names(listener, host)
+        app: FastAPI
+        close: Callable[[], None]
+        # Only one kind's libraries are imported.
+        if _is_classifier(folder):
+            from groundup.deploy.classifier_app import open_classifier
+
+            app, close = open_classifier(folder, facts, name=name, local_names=local_names, device=device)
+        else:
+            from groundup.deploy.language_server import open_language_model
+
+            app, close = open_language_model(
+                folder, facts, name=name, local_names=local_names, device=device, slots=slots, max_waiting=max_waiting
             )
+        try:
             config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
-            _Server(config, engine, f"Serving {name} at {_address(listener)} (Ctrl-C to stop)").run([listener])
+            _Server(config, close, f"Serving {name} at {_address(listener)} (Ctrl-C to stop)").run([listener])
         except KeyboardInterrupt:  # uvicorn raises it again once all is shut down; here it's the way to stop
             pass
         finally:
-            engine.close()
+            close()
+
+
+def _is_classifier(folder: Path) -> bool:
+    config = read_json(folder / "config.json")
+    return isinstance(config, dict) and config.get("format") == CLASSIFIER
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -108,42 +104,17 @@ def listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """Says when it is ready, and ends the running requests first when it is stopped."""
 
-    def __init__(self, config: uvicorn.Config, engine: BatchingEngine, ready: str) -> None:
+    def __init__(self, config: uvicorn.Config, close: Callable[[], None], ready: str) -> None:
         super().__init__(config)
-        self._engine, self._ready = engine, ready
+        self._close, self._ready = close, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         say(self._ready)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._engine.close()
+        self._close()
         await super().shutdown(sockets)
-
-
-def _load(folder: Path, tokenizer: Tokenizer, device: str) -> Decoder:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    decoder = load_decoder(folder, device, dtype)
-    if tokenizer.vocab_size > decoder.vocab_size:
-        raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} entries, the model {decoder.vocab_size} rows",
-            where=str(folder),
-            expected="the tokenizer that the model was trained with",
-        )
-    return decoder
-
-
-def _ends(folder: Path, tokenizer: Tokenizer) -> tuple[int | None, list[int]]:
-    """The token documents begin with, and those that end a text."""
-    config = read_json(folder / "generation_config.json")
-    if config is None:
-        return tokenizer.start_id, tokenizer.stop_ids
-    start, stops = config.get("bos_token_id"), config.get("eos_token_id")
-    if stops is None:
-        stops = [] if start is None else [start]
-    return start, stops if isinstance(stops, list) else [stops]
 
 
 def _name(folder: Path, facts: dict[str, Any]) -> str:

@@ -11,8 +11,8 @@ from groundup.console import say
 from groundup.data.documents import iterate_texts
 from groundup.deploy.card import model_card
 from groundup.deploy.export import write_export
-from groundup.evaluate.step import newest_checkpoint
-from groundup.recipe.sections import Recipe
+from groundup.evaluate.step import chosen_checkpoint
+from groundup.recipe.language import LanguageRecipe
 from groundup.rundir import RunDir, fingerprint, read_json, write_atomically
 from groundup.tasks.language_model import LanguageModel
 from groundup.train import checkpoint
@@ -23,15 +23,15 @@ CHECK_TEXTS = 8
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def inputs(recipe: Recipe, run: RunDir) -> str:
-    _, manifest = newest_checkpoint(run)
+def inputs(recipe: LanguageRecipe, run: RunDir) -> str:
+    _, manifest = chosen_checkpoint(recipe, run)
     evaluation = read_json(run.path / "evaluate.json")
     return fingerprint([manifest["files"], recipe.export.model_dump(), recipe.sampling.model_dump(), evaluation])
 
 
-def export(recipe: Recipe, run: RunDir) -> dict[str, Any]:
+def export(recipe: LanguageRecipe, run: RunDir) -> dict[str, Any]:
     """Writes `export/` and `export.json`; returns what the check found."""
-    folder, manifest = newest_checkpoint(run)
+    folder, manifest = chosen_checkpoint(recipe, run)
     task = LanguageModel(recipe, run)
     refuse_another(manifest, task.identity, folder)
     model = task.build(torch.device("cpu"))

@@ -3,8 +3,8 @@
 So the mask of a sample is the same on any number of ranks, in any layout and after a resume, and no random state
 needs saving. The place in the stream tells both the sample and the epoch.
 
-The hash, in 32 bits for speed: the product of a random number of the row and an odd one of the feature
-(multiply-shift; Dietzfelbinger et al., J. Algorithms 1997), then a xor-shift and a second product.
+The hash is the upper bits of a product of two 32-bit numbers, a random one of the row and a random odd one of the
+layer's feature (multiply-shift; Dietzfelbinger et al., J. Algorithms 25, 1997): one product per element.
 
 Shapes: B rows, F features.
 """
@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from groundup.random import hash_counters, stream_key
 
-_MIX = 0x2C1B3C6D
+
+def row_numbers(seed: int, positions_B: Tensor) -> Tensor:
+    """A random int32 [B, 1] of each place in the stream, for all layers."""
+    return hash_counters(stream_key(seed, "dropout"), positions_B).to(torch.int32)[:, None]
 
 
 class Dropout(nn.Module):
@@ -26,21 +29,16 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float, features: int, seed: int, name: str) -> None:
         super().__init__()
-        self.p, self.key = p, stream_key(seed, f"dropout.{name}")
-        columns_F = torch.arange(features)
-        odd_F = hash_counters(stream_key(seed, f"dropout.{name}.features"), columns_F).to(torch.int32) | 1
+        self.p = p
+        odd_F = hash_counters(stream_key(seed, f"dropout.{name}"), torch.arange(features)).to(torch.int32) | 1
         self.register_buffer("odd_F", odd_F, persistent=False)
 
-    def keep(self, positions_B: Tensor) -> Tensor:
-        """bool [B, F], True where a feature is kept. positions: int64, places in the stream."""
-        row_B1 = hash_counters(self.key, positions_B).to(torch.int32)[:, None]
-        bits_BF = row_B1 * self.odd_F
-        bits_BF = bits_BF.bitwise_xor_(bits_BF >> 15).mul_(_MIX)
+    def keep(self, rows_B1: Tensor) -> Tensor:
+        """bool [B, F], True where a feature is kept."""
         # Uniform over all of int32: a share p lies below.
-        return bits_BF >= round(self.p * 2**32) - 2**31
+        return rows_B1 * self.odd_F >= round(self.p * 2**32) - 2**31
 
-    def forward(self, x_BF: Tensor, positions_B: Tensor | None) -> Tensor:
-        if not self.training or self.p == 0.0:
+    def forward(self, x_BF: Tensor, rows_B1: Tensor | None) -> Tensor:
+        if rows_B1 is None or not self.training or self.p == 0.0:
             return x_BF
-        assert positions_B is not None, "dropout needs the rows' places in the stream"
-        return x_BF * (self.keep(positions_B) * (1.0 / (1.0 - self.p)))
+        return x_BF * (self.keep(rows_B1) * (1.0 / (1.0 - self.p)))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.models.dropout import Dropout
+from groundup.models.dropout import Dropout, row_numbers
 from groundup.random import fill_normal_, stream_key
 from groundup.recipe.table import Classifier
 
@@ -34,18 +34,18 @@ class HiddenLayer(nn.Module):
         self.activation = ACTIVATIONS[model.activation]
         self.dropout = Dropout(model.dropout, width, seed, name)
 
-    def forward(self, x_BF: Tensor, positions_B: Tensor | None = None) -> Tensor:
+    def forward(self, x_BF: Tensor, rows_B1: Tensor | None = None) -> Tensor:
         x_BW = self.linear(x_BF)
         if self.norm is not None:
             x_BW = self.norm(x_BW)
-        y_BW: Tensor = self.dropout(self.activation(x_BW), positions_B)
+        y_BW: Tensor = self.dropout(self.activation(x_BW), rows_B1)
         return y_BW
 
 
 class Perceptron(nn.Module):
     def __init__(self, model: Classifier, features: int, classes: int, seed: int = 0) -> None:
         super().__init__()
-        self.model, self.features, self.classes = model, features, classes
+        self.model, self.features, self.classes, self.seed = model, features, classes, seed
         widths = [features, *model.widths]
         self.layers = nn.ModuleList(
             HiddenLayer(model, inputs, width, seed, f"layers.{n}")
@@ -55,8 +55,12 @@ class Perceptron(nn.Module):
 
     def forward(self, x_BF: Tensor, positions_B: Tensor | None = None) -> Tensor:
         """Logits [B, C]. positions: int64 [B], the rows' places in the stream; needed for dropout in training only."""
+        rows_B1 = None
+        if self.training and self.model.dropout:
+            assert positions_B is not None, "dropout needs the rows' places in the stream"
+            rows_B1 = row_numbers(self.seed, positions_B)
         for layer in self.layers:
-            x_BF = layer(x_BF, positions_B)
+            x_BF = layer(x_BF, rows_B1)
         logits_BC: Tensor = self.output(x_BF)
         return logits_BC
 

@@ -26,7 +26,8 @@ def _groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> l
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in named:
-        (decayed if is_decayed(name, parameter) else plain).append(parameter)
+        # Without decay one group will do, so that its update is one kernel.
+        (decayed if weight_decay and is_decayed(name, parameter) else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

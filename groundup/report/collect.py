@@ -7,20 +7,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from groundup.errors import UserError
-from groundup.recipe.quantities import parse_duration
-from groundup.report.figures import number
-from groundup.report.metrics import Metrics, Row, column, curve, read_metrics
+from groundup.report.classifier_summary import judge
+from groundup.report.headline import headline, progress
+from groundup.report.training_summary import summarise
+from groundup.report.tune_summary import summarise_search
 
 STEPS = ("prepare", "train", "evaluate", "export")
-SHOWN_SAMPLE_STEPS = 12
-_SMOOTHED = ("loss", "grad_norm", "tokens_per_second", "peak_share")
-_MEDIANS = ("tokens_per_second", "flops_per_second", "peak_share")
-_TRAIN_CURVES = (*_SMOOTHED, "lr", "flops_per_second")
-_VALIDATION_CURVES = ("loss", "perplexity", "bits_per_byte")
 
 
 def collect(run: Path) -> dict[str, Any]:
@@ -28,7 +23,7 @@ def collect(run: Path) -> dict[str, Any]:
 
     `missing` names them with the command that makes them; `problems` tells of files that can't be read.
     Curves hold at most 2000 points, chosen so that they look like the whole; `metrics.jsonl` has every
-    line.
+    line. A folder that holds a search and no training is a report of the search: nothing is missing there.
 
     Raises UserError if `run` is no run folder.
     """
@@ -36,36 +31,49 @@ def collect(run: Path) -> dict[str, Any]:
         raise UserError("there is no such run folder", where=str(run), advice="Make one with `groundup run RECIPE`")
     problems: list[str] = []
     recipe = _recipe(run, problems)
-    data = _json(run, "data/manifest.json", problems)
-    evaluation = _json(run, "evaluate.json", problems)
-    export = _json(run, "export.json", problems)
-    plan = _json(run, "plan.json", problems)
-    lineage = _json(run, "lineage.json", problems)
-    steps = [_json(run, f"steps/{name}.json", problems) for name in STEPS]
-    training, samples = _training(run, problems)
-    parts = {"recipe": recipe, "lineage": lineage, "plan": plan, "data": data, "training": training}
-    parts |= {"evaluation": evaluation, "export": export}
-    if not problems and all(part is None for part in (*parts.values(), *steps)):
-        raise UserError("nothing of a run is here", where=str(run), expected="a folder that `groundup run` made")
     values = recipe["values"] if recipe else {}
+    data = _json(run, "data/manifest.json", problems)
+    task = values.get("task") or (data or {}).get("task")
+    unit = "rows" if task == "classification" else "tokens"
+    training, samples = summarise(run, unit, str(_value(values, "train", "best_metric") or "loss"), problems)
+    evaluation = _json(run, "evaluate.json", problems)
+    parts = {"recipe": recipe, "lineage": _json(run, "lineage.json", problems)}
+    parts |= {"plan": _json(run, "plan.json", problems), "data": data, "training": training}
+    parts |= {"evaluation": evaluation, "export": _json(run, "export.json", problems)}
+    parts["tune"] = summarise_search(run, _json(run, "tune.json", problems), _value(values, "tune", "trials"))
+    steps = {name: _json(run, f"steps/{name}.json", problems) for name in STEPS}
+    if not problems and all(part is None for part in (*parts.values(), *steps.values())):
+        raise UserError("nothing of a run is here", where=str(run), expected="a folder that `groundup run` made")
+    only_tuned = parts["tune"] is not None and training is None
+    choice = "best" if _value(values, "evaluate", "checkpoint") == "best" else "last"
     return {
         "format": 1,
         "run": {
             "path": _text(run),
             "name": str(values.get("name") or _text(run.resolve().name)),
-            "task": values.get("task"),
+            "task": task,
+            "unit": unit,
+            "checkpoint": choice,
+            "only_tuned": only_tuned,
         },
-        "headline": _headline(training, evaluation, plan, steps),
-        "progress": _progress(values, data, training),
+        "headline": headline(unit, choice, parts, steps),
+        "progress": progress(unit, values, data, training),
         "steps": [
             {"status": "done" if found else None, **(found or {}), "name": name}
-            for name, found in zip(STEPS, steps, strict=True)
+            for name, found in steps.items()
+            if found or not only_tuned
         ],
         **parts,
+        "classifier": judge(evaluation) if unit == "rows" else None,
         "samples": samples,
-        "missing": _missing(run, parts, problems),
+        "missing": [] if only_tuned else _missing(run, parts, problems),
         "problems": problems,
     }
+
+
+def _value(recipe: dict[str, Any], section: str, key: str) -> Any:
+    found = recipe.get(section)
+    return found.get(key) if isinstance(found, dict) else None
 
 
 def _text(path: Path | str) -> str:
@@ -97,125 +105,6 @@ def _recipe(run: Path, problems: list[str]) -> dict[str, Any] | None:
         problems.append(f"recipe.toml can't be read: {error}")
         return None
     return {"text": text, "values": values, "origins": _json(run, "recipe.origins.json", problems)}
-
-
-def _training(run: Path, problems: list[str]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """What the metrics say: numbers and curves, and the sampled texts."""
-    try:
-        metrics = read_metrics(run / "metrics.jsonl")
-    except FileNotFoundError:
-        return None, None
-    except OSError as error:
-        problems.append(f"metrics.jsonl can't be read: {error}")
-        return None, None
-    if metrics.unreadable:
-        problems.append(f"metrics.jsonl: {metrics.unreadable} line(s) can't be read and are left out")
-    samples = _samples(metrics)
-    if not metrics.train and not metrics.validation:
-        return None, samples
-    curves = {f"train_{name}": curve(metrics.train, name, smoothed=name in _SMOOTHED) for name in _TRAIN_CURVES}
-    curves |= {f"validation_{name}": curve(metrics.validation, name) for name in _VALIDATION_CURVES}
-    loss = column(metrics.train, "loss")
-    return {
-        "lines": {"train": len(metrics.train), "validation": len(metrics.validation)},
-        "last": _last(metrics.train),
-        "last_validation": _last(metrics.validation),
-        "best_validation": _best(metrics.validation),
-        "median": {name: _median(column(metrics.train, name)) for name in _MEDIANS},
-        "resumed_at": metrics.resumed,
-        "losses_not_finite": int(np.count_nonzero(~np.isfinite(loss))),
-        "curves": curves,
-    }, samples
-
-
-def _last(rows: dict[int, Row]) -> Row | None:
-    return rows[max(rows)] if rows else None
-
-
-def _best(rows: dict[int, Row]) -> Row | None:
-    known = [row for row in rows.values() if number(row.get("loss")) is not None]
-    return min(known, key=lambda row: (row["loss"], row["step"])) if known else None
-
-
-def _median(values: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if known.size else None
-
-
-def _samples(metrics: Metrics) -> dict[str, Any] | None:
-    """The first, the last and evenly chosen steps between, each with all of its texts."""
-    steps = sorted({step for step, _ in metrics.samples})
-    if not steps:
-        return None
-    shown = steps
-    if len(steps) > SHOWN_SAMPLE_STEPS:
-        shown = [steps[round(i)] for i in np.linspace(0, len(steps) - 1, SHOWN_SAMPLE_STEPS)]
-    by_step: dict[int, list[dict[str, str]]] = {step: [] for step in shown}
-    for (step, prompt), row in metrics.samples.items():
-        if step in by_step:
-            by_step[step].append({"prompt": prompt, "text": str(row.get("text", ""))})
-    return {"steps_sampled": len(steps), "shown": [{"step": s, "texts": t} for s, t in by_step.items()]}
-
-
-def _newest_quality(evaluation: Row | None, validation: Row | None) -> tuple[Row, str | None]:
-    """The evaluation, unless training went on and was validated since."""
-    if evaluation is None:
-        return (validation, "validation") if validation else ({}, None)
-    step = number(evaluation.get("step"))
-    if validation and step is not None and step < validation["step"]:
-        return validation, "validation"
-    return evaluation, "evaluation"
-
-
-def _headline(
-    training: dict[str, Any] | None,
-    evaluation: dict[str, Any] | None,
-    plan: dict[str, Any] | None,
-    steps: list[dict[str, Any] | None],
-) -> dict[str, Any]:
-    """The run in a few numbers."""
-    last = (training or {}).get("last") or {}
-    quality, of = _newest_quality(evaluation, (training or {}).get("last_validation"))
-    seconds = {name: number((s or {}).get("seconds")) or 0 for name, s in zip(STEPS, steps, strict=True)}
-    # The step's record may be missing, or of its last start only; the metrics' clock runs on over restarts.
-    seconds["train"] = max(seconds["train"], number(last.get("seconds")) or 0)
-    parameters = (plan or {}).get("parameters")
-    return {
-        **{name: quality.get(name) for name in ("loss", "perplexity", "bits_per_byte")},
-        "quality_of": of,
-        "quality_step": quality.get("step"),
-        "step": last.get("step"),
-        "tokens": last.get("tokens"),
-        "samples_consumed": last.get("samples_consumed"),
-        "train_seconds": last.get("seconds"),
-        "all_steps_seconds": sum(seconds.values()) or None,
-        **((training or {}).get("median") or dict.fromkeys(_MEDIANS)),
-        "parameters": parameters.get("total") if isinstance(parameters, dict) else None,
-    }
-
-
-def _progress(
-    recipe: dict[str, Any], data: dict[str, Any] | None, training: dict[str, Any] | None
-) -> dict[str, Any] | None:
-    """Tokens trained against the tokens the recipe asks for; None where either is unknown."""
-    section = recipe.get("train")
-    done = number(((training or {}).get("last") or {}).get("tokens"))
-    if not isinstance(section, dict) or done is None:
-        return None
-    try:
-        asked = parse_duration(section.get("duration"))
-    except ValueError:
-        return None
-    splits = (data or {}).get("splits")
-    train = splits.get("train") if isinstance(splits, dict) else None
-    per_unit = {
-        "tokens": 1.0,
-        "steps": number(section.get("batch_tokens")),
-        "epochs": number(train.get("tokens")) if isinstance(train, dict) else None,
-    }[asked.unit]
-    if not per_unit or not asked.value:
-        return None
-    return {"asked": str(asked), "fraction": min(1.0, done / (asked.value * per_unit))}
 
 
 def _missing(run: Path, parts: dict[str, Any], problems: list[str]) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from groundup.report.charts import bar_chart, funnel
+from groundup.report.bars import bar_chart, funnel
 from groundup.report.figures import UNKNOWN, count, duration, number, plain, quantity, records, whole
 from groundup.report.markup import Html, code, facts, section, table
 from groundup.report.sections import Report, not_there

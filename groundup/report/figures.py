@@ -68,6 +68,13 @@ def plain(value: Any, digits: int = 4) -> str:
     return f"{known:.{digits - 1}g}".replace("e-0", "e-").replace("e+0", "e")
 
 
+def short(value: Any, most: int) -> str:
+    """A label of at most `most` characters; of a longer one its start and its end."""
+    words = str(value)
+    end = most // 2
+    return words if len(words) <= most else f"{words[: most - 1 - end]}…{words[-end:]}"
+
+
 def percent(value: Any) -> str:
     """`55.0 %` for 0.55."""
     known = number(value)

@@ -38,6 +38,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, align: str = "l
     return Html(f'<div class="table"><table>{top}<tbody>{body}</tbody></table></div>')
 
 
+def long_table(
+    head: Sequence[str], rows: Sequence[Sequence[Any]], *, what: str, align: str = "lr", first: int = 25
+) -> Html:
+    """A table of `what` (in the plural); what comes after the `first` rows can be opened, and scrolls."""
+    shown = table(head, rows[:first], align=align)
+    rest = rows[first:]
+    if not rest:
+        return shown
+    below = f'<div class="scroll" tabindex="0">{table(head, rest, align=align)}</div>'
+    return Html(shown + fold(f"{len(rest):,} more {what}", below))
+
+
 def facts(rows: Sequence[tuple[Any, Any]]) -> Html:
     """Names and what they are, one a line."""
     lines = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in rows)

@@ -83,8 +83,10 @@ def column(rows: dict[int, Row], name: str) -> Floats:
     return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
 
 
-def curve(rows: dict[int, Row], name: str, *, smoothed: bool = False) -> dict[str, list[Any]] | None:
-    """`{"step", "tokens", "value"}` (and `"smoothed"`), at most 2000 points; None without a finite value.
+def curve(rows: dict[int, Row], name: str, unit: str, *, smoothed: bool = False) -> dict[str, list[Any]] | None:
+    """`{"step", unit, "value"}` (and `"smoothed"`), at most 2000 points; None without a finite value.
+
+    `unit`: tokens or rows, which are counted along with the steps.
 
     Half of the points are chosen along the step, half along its logarithm, so that the curve is whole on both
     kinds of axis. Both keep the extremes. A value that is not finite is None.
@@ -99,7 +101,8 @@ def curve(rows: dict[int, Row], name: str, *, smoothed: bool = False) -> dict[st
         chosen = np.union1d(thin(step, value, half), thin(np.log(np.maximum(step, 1.0)), value, half))
     points: dict[str, list[Any]] = {
         "step": [int(s) for s in step[chosen]],
-        "tokens": optional(column(rows, "tokens")[chosen]),
+        # A sample of a table is a row.
+        unit: optional(column(rows, "samples_consumed" if unit == "rows" else unit)[chosen]),
         "value": optional(value[chosen]),
     }
     if smoothed:

@@ -13,13 +13,20 @@ import orjson
 
 from groundup.errors import UserError
 from groundup.report import sections
+from groundup.report.cards import cards
+from groundup.report.classification_section import classification
 from groundup.report.collect import collect
 from groundup.report.data_section import data
 from groundup.report.recipe_section import recipe
+from groundup.report.table_section import table_data
 from groundup.report.training_section import training
+from groundup.report.tune_section import tuning
 from groundup.rundir import write_atomically
 
-_CONTENTS = ("training", "data", "samples", "evaluation", "export", "plan", "recipe", "lineage")
+_CONTENTS = {
+    "tokens": ("training", "tuning", "data", "samples", "evaluation", "export", "plan", "recipe", "lineage"),
+    "rows": ("evaluation", "training", "tuning", "data", "export", "plan", "recipe", "lineage"),
+}
 
 
 def write_report(run: Path) -> Path:
@@ -49,22 +56,10 @@ def render(report: dict[str, Any]) -> str:
     # Nothing can be fetched and no other script can run, even if an escape were forgotten somewhere.
     digest = b64encode(sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
-    links = "".join(f'<a href="#{name}">{name if name != "plan" else "model"}</a>' for name in _CONTENTS)
-    body = "".join(
-        [
-            sections.header(report),
-            sections.notices(report),
-            sections.cards(report),
-            training(report),
-            data(report),
-            sections.samples(report),
-            sections.evaluation(report),
-            sections.export(report),
-            sections.plan(report),
-            recipe(report),
-            sections.lineage(report),
-        ]
-    )
+    contents = _contents(report)
+    links = "".join(f'<a href="#{name}">{name if name != "plan" else "model"}</a>' for name in contents)
+    parts = [sections.header(report), sections.notices(report), cards(report), *contents.values()]
+    body = "".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -75,3 +70,23 @@ def render(report: dict[str, Any]) -> str:
         f"<footer>The same numbers: <code>report.json</code> beside this page.</footer>"
         f"<script>{script}</script></body></html>\n"
     )
+
+
+def _contents(report: dict[str, Any]) -> dict[str, str]:
+    """The page's sections by name, in their order. Of a search without a training only what is there is shown."""
+    table = report["run"]["unit"] == "rows"
+    writers = {
+        "training": training,
+        "tuning": tuning,
+        "data": table_data if table else data,
+        "samples": sections.samples,
+        "evaluation": classification if table else sections.evaluation,
+        "export": sections.export,
+        "plan": sections.plan,
+        "recipe": recipe,
+        "lineage": sections.lineage,
+    }
+    shown = [name for name in _CONTENTS[report["run"]["unit"]] if name != "tuning" or report["tune"]]
+    if report["run"]["only_tuned"]:
+        shown = [name for name in shown if report["tune" if name == "tuning" else name]]
+    return {name: writers[name](report) for name in shown}

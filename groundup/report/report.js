@@ -24,6 +24,20 @@
     return x - series.x[before] <= series.x[after] - x ? before : after;
   }
 
+  // Of a scatter plot the one dot that is closest to the pointer.
+  function closest(chart, box, across, down) {
+    let best = null, least = Infinity;
+    for (const series of chart.s) {
+      series.x.forEach((x, i) => {
+        if (series.y[i] === null) return;
+        const distance = Math.hypot(
+          scale(chart.x, x) * box.width - across, (1 - scale(chart.y, series.y[i])) * box.height - down);
+        if (distance < least) [best, least] = [{ series, i }, distance];
+      });
+    }
+    return best ? [best] : [];
+  }
+
   function element(name, className, text) {
     const made = document.createElement(name);
     made.className = className;
@@ -41,14 +55,16 @@
       const box = plot.getBoundingClientRect();
       const pointer = (event.clientX - box.left) / box.width;
       const x = unscale(chart.x, Math.min(Math.max(pointer, 0), 1));
-      const found = chart.s
-        .map((series) => ({ series, i: nearest(series, x) }))
+      const chosen = chart.near
+        ? closest(chart, box, event.clientX - box.left, event.clientY - box.top)
+        : chart.s.map((series) => ({ series, i: nearest(series, x) }));
+      const found = chosen
         .filter(({ i }) => i !== null)
         .map(({ series, i }) => ({ series, x: series.x[i], y: series.y[i], left: scale(chart.x, series.x[i]) }));
       if (!found.length) return;
       const at = found.reduce((a, b) => (Math.abs(b.left - pointer) < Math.abs(a.left - pointer) ? b : a));
       const tip = element("div", "tip");
-      tip.append(element("b", "", `${chart.xl} ${write(at.x, false)}`));
+      tip.append(element("b", "", `${chart.xl} ${chart.xn.length ? chart.xn[at.x] : write(at.x, false)}`));
       layer.replaceChildren();
       const rule = element("i", "rule");
       rule.style.left = `${100 * at.left}%`;

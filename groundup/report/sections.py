@@ -42,6 +42,12 @@ def _course(report: Report) -> str:
             if progress:
                 words += f", {percent(progress['fraction'])} of {progress['asked']}"
         items.append(f'<li class="{state}"><b>{text(step["name"])}</b><span>{text(words)}</span></li>')
+    tune = report["tune"]
+    if tune and report["run"]["only_tuned"]:
+        trials, asked = len(tune["trials"]), tune["asked"]
+        state = "under-way" if asked and trials < asked else "done"
+        words = f"{trials} of {whole(asked)} trials" if asked else f"{trials} trials"
+        items.append(f'<li class="{state}"><b>tune</b><span>{words}, {duration(tune["seconds"])}</span></li>')
     return f'<ol class="course">{"".join(items)}</ol>'
 
 
@@ -53,39 +59,12 @@ def notices(report: Report) -> Html:
         gaps = training["losses_not_finite"]
         lines.append(f"Logged training losses that are not finite: {gaps}. The curve has gaps there.")
     at, now = number((evaluation or {}).get("step")), report["headline"]["step"]
+    if report["run"]["checkpoint"] == "best":
+        now = ((training or {}).get("best_validation") or {}).get("step")
     if at is not None and now is not None and at < now:
-        lines.append(f"The evaluation is of step {whole(at)}; the model was trained to step {whole(now)} since.")
+        done = "the best validation was at" if report["run"]["checkpoint"] == "best" else "the model was trained to"
+        lines.append(f"The evaluation is of step {whole(at)}; {done} step {whole(now)} since.")
     return Html("".join(f'<p class="notice">{line}</p>' for line in lines))
-
-
-def cards(report: Report) -> Html:
-    head, plan = report["headline"], (report["plan"] or {}).get("parameters")
-    plan = plan if isinstance(plan, dict) else {}
-    known = head["quality_of"]
-    at = f"{known}, step {whole(head['quality_step'])}" if known else "not measured yet"
-    active = number(plan.get("active"))
-    parameters = f"{count(active)} active per token" if active and active != plan.get("total") else ""
-    if not parameters and number(plan.get("embedding")) is not None:
-        parameters = f"{count(plan['embedding'])} of them embedding"
-    whole_course, speed = duration(head["all_steps_seconds"]), quantity(head["flops_per_second"], "FLOP/s")
-    cells = [
-        ("Bits per byte", plain(head["bits_per_byte"]), at),
-        ("Perplexity", plain(head["perplexity"]), f"loss {plain(head['loss'])}" if known else at),
-        ("Tokens trained", count(head["tokens"]), f"{whole(head['step'])} steps"),
-        ("Training time", duration(head["train_seconds"]), f"all steps {whole_course}"),
-        ("Tokens per second", count(head["tokens_per_second"]), "median"),
-        ("Share of peak", percent(head["peak_share"]), f"{speed}, median"),
-        ("Parameters", count(head["parameters"]), parameters or UNKNOWN),
-    ]
-    return Html(
-        '<div class="cards">'
-        + "".join(
-            f'<div class="card{" unknown" if value == UNKNOWN else ""}"><span>{name}</span>'
-            f"<b>{text(value)}</b><small>{text(below)}</small></div>"
-            for name, value, below in cells
-        )
-        + "</div>"
-    )
 
 
 def samples(report: Report) -> Html:
@@ -136,13 +115,19 @@ def export(report: Report) -> Html:
     if not found:
         return section("export", "Export", not_there(report, "export"))
     difference, tolerance = number(found.get("max_logit_difference")), number(found.get("tolerance"))
-    passed = difference is not None and tolerance is not None and difference <= tolerance
-    verdict = "agrees with transformers" if passed else "not shown to agree with transformers"
+    # A classifier's tolerance is a share of its largest logit.
+    share = number(found.get("relative_difference"))
+    compared = difference if share is None else share
+    passed = compared is not None and tolerance is not None and compared <= tolerance
+    reference = _reference(found) if report["run"]["unit"] == "rows" else "transformers"
+    verdict = f"agrees with {reference}" if passed else f"not shown to agree with {reference}"
     rows = [
         ("Check", markup.pill(verdict, "good" if passed else "bad")),
         ("Largest difference of a logit", count(difference)),
+        *([] if share is None else [("as a share of the largest logit", count(share))]),
         ("Allowed", count(tolerance)),
-        ("Architecture", code(found.get("architecture", UNKNOWN))),
+        *([("Compared on", f"{whole(found['rows'])} {found.get('checked', 'rows')}")] if "rows" in found else []),
+        *([("Architecture", code(found["architecture"]))] if "architecture" in found else []),
         ("Folder", code(found.get("path", UNKNOWN))),
     ]
     files = found.get("files")
@@ -152,6 +137,12 @@ def export(report: Report) -> Html:
     return section("export", "Export", facts(rows) + below)
 
 
+def _reference(found: dict[str, Any]) -> str:
+    """What a classifier's logits were compared with."""
+    files = found.get("files")
+    return "onnxruntime" if isinstance(files, dict) and "model.onnx" in files else "the folder read back"
+
+
 def plan(report: Report) -> Html:
     found = report["plan"]
     if not found:
@@ -159,7 +150,8 @@ def plan(report: Report) -> Html:
     parameters = found.get("parameters")
     parameters = parameters if isinstance(parameters, dict) else {}
     rows = [(f"Parameters, {key}", whole(value)) for key, value in parameters.items()]
-    rows.append(("FLOPs per token", quantity(found.get("flops_per_token"), "FLOP")))
+    one = report["run"]["unit"].removesuffix("s")
+    rows.append((f"FLOPs per {one}", quantity(found.get(f"flops_per_{one}"), "FLOP")))
     rows.append(("Bytes of training state", quantity(found.get("state_bytes"), "B")))
     layers = records(found.get("layers"))
     keys = list(dict.fromkeys(key for layer in layers for key in layer))

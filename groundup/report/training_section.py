@@ -21,7 +21,7 @@ def training(report: Report) -> Html:
     found = report["training"]
     if not found:
         return section("training", "Training", not_there(report, "training"))
-    curves = found["curves"]
+    curves, unit = found["curves"], report["run"]["unit"]
     resumed = [(float(step), "resumed") for step in found["resumed_at"]]
 
     def measured(name: str, color: int) -> list[Series]:
@@ -29,7 +29,6 @@ def training(report: Report) -> Html:
         return _series("logged", one, "thin", color) + _series("smoothed", one, "thick", color, y="smoothed")
 
     loss, validation = curves["train_loss"], curves["validation_loss"]
-    best = found["best_validation"]
     charts = [
         line_chart(
             _series("training", loss, "thin", 0)
@@ -37,26 +36,12 @@ def training(report: Report) -> Html:
             + _series("validation", validation, "points", 1),
             title="Loss",
             x_label="step",
-            y_label="nats per token",
+            y_label=f"nats per {unit.removesuffix('s')}",
             marks=resumed,
-            note=f"best validation {plain(best['loss'])} at step {whole(best['step'])}" if best else "",
+            note=_best(found),
             wide=True,
         ),
-        line_chart(
-            _series("training, smoothed", loss, "thick", 0, y="smoothed", x="tokens")
-            + _series("validation", validation, "points", 1, x="tokens"),
-            title="Loss over tokens, both logarithmic",
-            x_label="tokens",
-            y_label="nats per token",
-            log_x=True,
-            log_y=True,
-        ),
-        line_chart(
-            _series("validation", curves["validation_bits_per_byte"], "points", 1),
-            title="Bits per byte on validation",
-            x_label="step",
-            y_label="bits per byte",
-        ),
+        *(_classifier(curves) if unit == "rows" else _language_model(curves)),
         line_chart(
             _series("learning rate", curves["train_lr"], "thick", 2),
             title="Learning rate",
@@ -65,8 +50,8 @@ def training(report: Report) -> Html:
         ),
         line_chart(measured("grad_norm", 3), title="Gradient norm", x_label="step", log_y=True),
         line_chart(
-            measured("tokens_per_second", 0),
-            title="Tokens per second",
+            measured(f"{unit}_per_second", 0),
+            title=f"{unit.capitalize()} per second",
             x_label="step",
             y_zero=True,
             marks=resumed,
@@ -81,3 +66,44 @@ def training(report: Report) -> Html:
         ),
     ]
     return section("training", "Training", f'<div class="charts">{"".join(charts)}</div>')
+
+
+def _best(found: dict[str, Any]) -> str:
+    best, metric = found["best_validation"], found["best_metric"]
+    if not best:
+        return ""
+    name = "validation" if metric == "loss" else f"validation {metric}"
+    return f"best {name} {plain(best[metric])} at step {whole(best['step'])}"
+
+
+def _language_model(curves: dict[str, Any]) -> list[str]:
+    return [
+        line_chart(
+            _series("training, smoothed", curves["train_loss"], "thick", 0, y="smoothed", x="tokens")
+            + _series("validation", curves["validation_loss"], "points", 1, x="tokens"),
+            title="Loss over tokens, both logarithmic",
+            x_label="tokens",
+            y_label="nats per token",
+            log_x=True,
+            log_y=True,
+        ),
+        line_chart(
+            _series("validation", curves["validation_bits_per_byte"], "points", 1),
+            title="Bits per byte on validation",
+            x_label="step",
+            y_label="bits per byte",
+        ),
+    ]
+
+
+def _classifier(curves: dict[str, Any]) -> list[str]:
+    return [
+        line_chart(
+            _series("accuracy", curves["validation_accuracy"], "points", 0)
+            + _series("F1, weighted", curves["validation_f1_weighted"], "points", 1)
+            + _series("F1, macro", curves["validation_f1_macro"], "points", 2),
+            title="Accuracy and F1 on validation",
+            x_label="step",
+            wide=True,
+        )
+    ]

@@ -6,6 +6,7 @@ Shapes: B rows, F features, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,14 @@ class Classification:
         self.preprocessor = Preprocessor.load(run.data / "preprocess.json")
         self.labels: list[Any] = self.manifest["classes"]
         self.features: int = self.manifest["features"]
-        self.train = TableStream(TableSplit(run.data / "train"), recipe.seed)
-        self.validation, self.test = (
-            TableStream(TableSplit(run.data / s), recipe.seed) for s in ("validation", "test")
-        )
+        self.train = self._stream(run, "train")
+        # Without rows of their own, validation and test speak of the training rows.
+        self.validation, self.test = self._stream(run, "validation"), self._stream(run, "test")
         self.weights_C = self._class_weights()
+
+    def _stream(self, run: RunDir, part: str) -> TableStream:
+        rows = self.manifest["splits"][part]["rows"]
+        return TableStream(TableSplit(run.data / (part if rows else "train")), self.recipe.seed)
 
     def _class_weights(self) -> Tensor | None:
         """n / (C x rows of the class), as in King and Zeng (2001); None where all classes count alike."""
@@ -54,11 +58,11 @@ class Classification:
 
     @property
     def samples_per_epoch(self) -> int:
-        return len(self.train)
+        return self.train.samples_per_epoch
 
     @property
     def evaluation_samples(self) -> int:
-        return len(self.test)
+        return self.test.samples_per_epoch
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -82,7 +86,7 @@ class Classification:
     def batch(self, start: int, stop: int) -> Rows:
         """Rows [start, stop) of the training stream."""
         rows = self.train.samples(start, stop)
-        return rows if self.weights_C is None else rows.weighted(self.weights_C)
+        return rows if self.weights_C is None else replace(rows, weights_B=self.weights_C[rows.labels_B])
 
     def loss(self, model: Perceptron, batch: Rows) -> tuple[Tensor, Tensor]:
         """(what is minimised, cross-entropy to display), both sums over the weighted rows."""
@@ -106,21 +110,18 @@ class Classification:
         model.eval()
         logits, labels = [], []
         with torch.no_grad(), autocast(self.recipe.optim.precision, device):
-            for start in range(0, len(stream), portion):
-                rows = stream.in_order(start, min(start + portion, len(stream)))
+            for start in range(0, stream.samples_per_epoch, portion):
+                rows = stream.in_order(start, min(start + portion, stream.samples_per_epoch))
                 logits.append(model(rows.to(device).features_BF).float().cpu().numpy())
                 labels.append(rows.labels_B.numpy())
                 if advance is not None:
                     advance(len(rows))
         model.train(was_training)
-        if not logits:
-            return np.zeros((0, len(self.labels)), np.float32), np.zeros(0, np.int64)
         return np.concatenate(logits), np.concatenate(labels)
 
     def validate(self, model: Perceptron, device: torch.device) -> dict[str, float]:
-        """Loss, accuracy and F1 on the validation rows; on the training rows where there are none."""
-        stream = self.validation if len(self.validation) else self.train
-        return validation_metrics(*self.logits(model, stream, device))
+        """Loss, accuracy and F1 on the validation rows."""
+        return validation_metrics(*self.logits(model, self.validation, device))
 
     def evaluate(self, model: Perceptron, device: torch.device, advance: Callable[[int], None]) -> dict[str, Any]:
         """All metrics on the test rows."""

@@ -36,9 +36,6 @@ class TrainState:
         return found
 
     def save(self, root: Path, keep: int) -> Path:
-        """Write a checkpoint, unless this step has one already."""
-        if self.saved == self.step:
-            return checkpoint.folder_of(root, self.step)
         facts = {
             "samples_consumed": self.samples,
             "seconds": self.seconds,

@@ -111,6 +111,8 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
                 bar.write(f"step {state.step}: sample: {(text['prompt'] + text['text'])[:200]!r}")
 
         def save(state: TrainState) -> None:
+            if state.saved == state.step:
+                return
             checkpoint_folder = state.save(run.checkpoints, recipe.train.keep_checkpoints)
             bar.write(f"step {state.step}: checkpoint {checkpoint_folder.name}")
 

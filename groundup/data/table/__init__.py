@@ -1,0 +1,1 @@
+"""Tables: from CSV or Parquet files to clean, encoded, scaled rows in three parts."""

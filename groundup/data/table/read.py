@@ -1,0 +1,183 @@
+"""The rows of a table's files as Arrow record batches: CSV block by block, Parquet by parts of row groups.
+
+None of this holds more of a file than a few blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+
+from groundup.data.compression import DAMAGE, open_stream
+from groundup.data.encoding import decoding_error, is_utf8
+from groundup.data.table.layout import Layout, TableFile
+from groundup.data.table.places import check_quotes, place_of_row, ragged
+from groundup.errors import UserError
+from groundup.recipe.table import TableData
+
+BLOCK_BYTES = 8 << 20
+_VALUE_BYTES = 8
+Types = dict[str, pa.DataType]
+
+
+class KindChanged(Exception):
+    """A value is not of the type that its column was taken to have."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of a file, `first` being the number of the first one within it, from 0."""
+
+    batch: pa.RecordBatch
+    file: TableFile
+    first: int
+
+
+def blocks(
+    layout: Layout,
+    data: TableData,
+    types: Types,
+    names: list[str],
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[Block]:
+    """All rows of the columns `names`, with `types` (CSV columns without one are inferred, file by file).
+
+    Raises UserError where a file is damaged or has a ragged row, KindChanged where a value is not of its type.
+    """
+    for file in layout.files:
+        first = 0
+        batches = (_csv if file.format == "csv" else _parquet)(file, layout, data, types, names, on_bytes)
+        for batch in batches:
+            yield Block(batch, file, first)
+            first += batch.num_rows
+
+
+def place(file: TableFile, data: TableData, row: int) -> str:
+    """FILE:LINE of a row of a CSV file, FILE, row N (from 1) of a Parquet file. `row` from 0 within the file."""
+    return place_of_row(file.path, data, file.skip, row) if file.format == "csv" else f"{file.path}, row {row + 1}"
+
+
+class _Source:
+    """A file's decompressed bytes, in the one method that the reader calls. `quotes` counts those read so far."""
+
+    def __init__(self, file: TableFile, on_bytes: Callable[[int], None] | None) -> None:
+        self.stream = open_stream(file.path, on_bytes)
+        self.quotes = 0
+        self.closed = False
+
+    def read(self, count: int) -> bytes:
+        content = self.stream.read(count)
+        self.quotes += content.count(b'"')
+        return content
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+        self.stream.close()
+
+
+def _csv(
+    file: TableFile,
+    layout: Layout,
+    data: TableData,
+    types: Types,
+    names: list[str],
+    on_bytes: Callable[[int], None] | None,
+) -> Iterator[pa.RecordBatch]:
+    source = _Source(file, on_bytes)
+    missing = list(data.missing_values)
+    # Numbers may have blanks around them; so may what stands for a missing one, as in "1, ?".
+    missing += [f" {text}" for text in missing]
+    try:
+        reader = pc.open_csv(
+            source,
+            read_options=pc.ReadOptions(
+                block_size=BLOCK_BYTES,
+                skip_rows=file.skip,
+                column_names=layout.names,
+                encoding="utf8" if is_utf8(data.encoding) else data.encoding,
+            ),
+            parse_options=pc.ParseOptions(delimiter=data.delimiter, newlines_in_values=True),
+            convert_options=pc.ConvertOptions(
+                include_columns=names, column_types=types, null_values=missing, strings_can_be_null=True
+            ),
+        )
+        yield from reader
+    except UnicodeDecodeError:
+        raise decoding_error(file.path, data.encoding) from None
+    except DAMAGE as error:
+        raise UserError(f"the compressed data is damaged: {error}", where=str(file.path)) from None
+    except pa.ArrowInvalid as error:
+        raise _explained(str(error), file, layout, data) from None
+    finally:
+        source.close()
+    if source.quotes % 2:
+        check_quotes(file.path, data, file.skip)
+
+
+def _explained(message: str, file: TableFile, layout: Layout, data: TableData) -> Exception:
+    """The reader's error, for the user."""
+    try:
+        if "UTF8" in message:
+            return decoding_error(file.path, data.encoding)
+        if "conversion error" in message:
+            return KindChanged(message)
+        found = ragged(file.path, data, file.skip, layout.names)
+    except UnicodeDecodeError:
+        return decoding_error(file.path, data.encoding)
+    except UserError as error:
+        return error
+    if "straddling" in message:
+        return UserError(
+            f"a row is longer than {BLOCK_BYTES >> 20} MB",
+            where=str(file.path),
+            advice="A quote that is never closed makes such a row",
+        )
+    return found or UserError(f"can't be read as CSV: {message}", where=str(file.path))
+
+
+def _parquet(
+    file: TableFile,
+    layout: Layout,
+    data: TableData,
+    types: Types,
+    names: list[str],
+    on_bytes: Callable[[int], None] | None,
+) -> Iterator[pa.RecordBatch]:
+    rows_at_once = max(64, BLOCK_BYTES // (_VALUE_BYTES * len(names)))
+    size = file.path.stat().st_size
+    try:
+        # pyarrow would otherwise hold a whole row group's bytes.
+        with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as parquet:
+            rows, done, told = parquet.metadata.num_rows, 0, 0
+            schema = parquet.schema_arrow
+            for name in names:
+                if types and schema.field(name).type != types[name]:
+                    raise UserError(
+                        f"column {name!r} holds {schema.field(name).type} here, {types[name]} in the first file",
+                        where=str(file.path),
+                        expected="the same types in all files",
+                    )
+            for batch in parquet.iter_batches(rows_at_once, columns=names):
+                yield batch.select(names)
+                done += batch.num_rows
+                if on_bytes is not None:
+                    # Columns lie apart in the file: the share of rows stands for the share of bytes.
+                    on_bytes(size * done // rows - told)
+                    told = size * done // rows
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"can't be read as Parquet: {error}", where=str(file.path)) from None
+
+
+def parquet_types(layout: Layout) -> dict[str, Any]:
+    """The types that the first Parquet file's columns have."""
+    with pq.ParquetFile(layout.files[0].path) as parquet:
+        schema = parquet.schema_arrow
+        return {name: schema.field(name).type for name in layout.names}
