@@ -49,6 +49,11 @@ trackers = []
 [sampling]
 prompts = ["the river"]
 max_new_tokens = 8
+
+[tune]
+trials = 1
+range_test = false
+search."optim.lr" = {{ low = 1e-3, high = 1e-2, log = true }}
 """
 
 
