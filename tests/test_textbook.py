@@ -5,7 +5,12 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,6 @@ from groundup.rundir import RunDir
 from groundup.tasks.classification import Classification
 from groundup.train.loop import train_step
 from groundup.train.state import TrainState
-from tests.classifiers import served
 from tests.conftest import groundup, groundup_json
 
 CPU = torch.device("cpu")
@@ -44,6 +48,21 @@ def make_rows(seed: int) -> list[list[Any]]:
     for n in range(10):
         rows[n][n % 4] = ""
     return rows + rows[100:120]
+
+
+@contextmanager
+def served(run: Path) -> Iterator[str]:
+    """The address of `groundup serve RUN`."""
+    command = [sys.executable, "-m", "groundup", "serve", str(run), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            found = re.search(r"(http://127\.0\.0\.1:\d+)/", line)
+            assert found, line + process.stderr.read()
+            yield found[1]
+        finally:
+            process.kill()
 
 
 def write_csv(path: Path, rows: list[list[Any]]) -> None:
@@ -119,7 +138,7 @@ def test_raw_rows_are_served_as_they_were_trained(run: tuple[Path, dict[str, Any
     test_rows = np.load(folder / "data" / "test" / "rows.npy")
     raw = [[*map(float, rows[n][:4]), rows[n][4]] for n in test_rows]
     wanted = [rows[n][5] for n in test_rows]
-    with served(folder / "export") as url:
+    with served(folder) as url:
         answer = httpx.post(f"{url}/predict", json={"data": raw}, timeout=30).json()
     right = np.mean([a == b for a, b in zip(answer["predictions"], wanted, strict=True)])
     assert right == pytest.approx(printed["evaluate"]["accuracy"])
@@ -131,7 +150,7 @@ def test_served_predictions_have_no_dropout(run: tuple[Path, dict[str, Any]]) ->
     """The fault: a model in training mode answers each time differently."""
     folder, _ = run
     row = {"height": 0.3, "weight": 49_000, "depth": 0.0004, "noise": 1.2, "colour": "red"}
-    with served(folder / "export") as url:
+    with served(folder) as url:
         answers = [httpx.post(f"{url}/predict", json={"data": [row]}, timeout=30).json() for _ in range(3)]
     assert answers[0] == answers[1] == answers[2]
 
