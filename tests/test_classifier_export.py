@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -17,15 +18,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from groundup.data.table.preprocess import Preprocessor
 from groundup.deploy import classifier_onnx
 from groundup.deploy.classifier_card import classifier_card
 from groundup.deploy.classifier_export import CheckRows
 from groundup.deploy.classifier_load import load_classifier
+from groundup.deploy.classifier_rows import raw_rows
 from groundup.deploy.folder import ExportMismatch
 from groundup.errors import UserError
 from groundup.models.perceptron import Perceptron
 from groundup.recipe.table import Classifier
 from tests.classifiers import SHAPE, SPECIES, perceptron, preprocessor, table, write
+from tests.conftest import groundup_json
 
 MADE = preprocessor()
 
@@ -263,3 +267,96 @@ def test_the_card_says_what_the_model_is() -> None:
         assert words in card
     assert "<b>" not in card.replace("\\<b\\>", "")
     assert card.startswith("---\npipeline_tag: tabular-classification\n")
+
+
+# --- the whole course
+
+
+RECIPE = """
+name = "trees"
+task = "classification"
+
+[data]
+path = "trees.csv"
+target = "species"
+ignore = ["id"]
+missing = "impute"
+
+[model]
+widths = [32]
+dropout = 0.5
+
+[optim]
+lr = 0.01
+precision = "fp32"
+
+[train]
+duration = "15 epochs"
+batch_rows = 16
+micro_batch = 16
+threads = 1
+trackers = []
+"""
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of a run over a table with missing values, and what `groundup run` printed. Don't change it."""
+    folder = tmp_path_factory.mktemp("course")
+    (folder / "trees.toml").write_text(RECIPE)
+    random = np.random.default_rng(4)
+    with (folder / "trees.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "height, m", "evergreen", "colour", "species"])
+        for n in range(400):
+            height, colour, green = random.normal(n % 3 * 4, 1.5), random.choice(["red", "green"]), n % 5 < 2
+            cells = [f"{height:.3f}", str(green).lower(), colour]
+            writer.writerow([n, *("" if random.random() < 0.1 else cell for cell in cells), SPECIES[n % 3]])
+    return folder / "run", groundup_json("run", folder / "trees.toml", "--run-dir", folder / "run")
+
+
+def test_the_course_exports_what_it_evaluated(course: tuple[Path, dict[str, Any]]) -> None:
+    """The raw rows of the test part, through the exported folder alone, give the accuracy that was evaluated."""
+    run, printed = course
+    assert Path(printed["export"]["path"]) == run / "export"
+    told = json.loads((run / "export.json").read_text())
+    assert told["checked"] == "raw rows"
+    assert told["max_logit_difference"] == printed["export"]["max_logit_difference"]
+    model, made = load_classifier(run / "export")
+    with (run.parent / "trees.csv").open(newline="") as file:
+        records = list(csv.DictReader(file))
+    records = [records[row] for row in np.load(run / "data" / "test" / "rows.npy")]
+    columns: dict[str, Any] = {name: np.array([r[name] or None for r in records], object) for name in records[0]}
+    columns["height, m"] = columns["height, m"].astype(float)
+    predicted = [made.classes[c] for c in model(torch.from_numpy(made.encode(columns))).argmax(1).tolist()]
+    right = np.mean([label == record["species"] for label, record in zip(predicted, records, strict=True)])
+    assert right == pytest.approx(printed["evaluate"]["accuracy"])
+    assert 0.6 < right < 1
+    assert printed["evaluate"]["rows"] == len(records) == told["rows"]
+
+
+def test_the_export_says_what_it_was_made_from(course: tuple[Path, dict[str, Any]]) -> None:
+    run, printed = course
+    lineage = json.loads((run / "export" / "groundup.json").read_text())["lineage"]
+    assert lineage["recipe"] == "trees"
+    assert lineage["metrics"]["accuracy"] == printed["evaluate"]["accuracy"]
+    assert lineage["data"]["target"] == "species"
+    assert lineage["data"]["rows"]["test"] == printed["evaluate"]["rows"]
+    assert [stage["name"] for stage in lineage["data"]["stages"]] == ["read", "clean", "exact_dedup", "split", "scale"]
+    height = next(column for column in lineage["data"]["columns"] if column["name"] == "height, m")
+    assert height["min"] < height["mean"] < height["max"]
+    assert "# trees" in (run / "export" / "README.md").read_text()
+
+
+def test_without_a_cleaned_table_there_are_no_raw_rows(course: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(course[0] / "data", data)
+    made = Preprocessor.load(data / "preprocess.json")
+    wanted = np.load(data / "test" / "rows.npy")[:5]
+    rows = raw_rows(data, wanted, made)
+    assert rows is not None
+    np.testing.assert_allclose(made.encode(rows), np.load(data / "test" / "features.npy")[:5], rtol=1e-6)
+    (data / "cleaned.csv").write_text((data / "cleaned.csv").read_text().replace(".", ":"))
+    assert raw_rows(data, wanted, made) is None
+    (data / "cleaned.csv").unlink()
+    assert raw_rows(data, wanted, made) is None

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from groundup.models.dropout import Dropout, row_numbers
+from groundup.models.dropout import Dropout, row_numbers, rows_key
 from groundup.models.perceptron import build_perceptron
 from groundup.plan.perceptron import flops_per_row, parameter_shapes
 from groundup.recipe.table import Classifier
@@ -52,7 +52,7 @@ def test_initial_values_depend_on_seed_and_name_alone() -> None:
 
 
 def test_dropout_keeps_its_share_evenly_over_rows_features_and_places() -> None:
-    keep = Dropout(0.3, 256, 1, "layers.0").keep(row_numbers(1, torch.arange(4096))).float()
+    keep = Dropout(0.3, 256, 1, "layers.0").keep(row_numbers(rows_key(1), torch.arange(4096))).float()
     assert keep.mean().item() == pytest.approx(0.7, abs=0.002)
     assert keep.mean(0).sub(0.7).abs().max().item() < 0.04
     assert keep.mean(1).sub(0.7).abs().max().item() < 0.17
@@ -77,7 +77,7 @@ def test_a_rows_mask_depends_on_its_place_and_nothing_else() -> None:
     torch.testing.assert_close(whole[3:7], perceptron(x[3:7], places[3:7]))
     assert not torch.allclose(whole, perceptron(x, places + 10))
     other = build_perceptron(model, 8, 3, 1, CPU).layers[0].dropout
-    rows = row_numbers(0, places)
+    rows = row_numbers(rows_key(0), places)
     assert not torch.equal(perceptron.layers[0].dropout.keep(rows), other.keep(rows))
 
 
@@ -88,5 +88,5 @@ def test_dropout_keeps_the_mean_in_training_and_is_off_in_evaluation() -> None:
     quiet = perceptron(x)
     assert torch.equal(quiet, perceptron(x, torch.arange(5)))
     dropout = perceptron.layers[0].dropout.train()
-    mean = dropout(torch.ones(20_000, 16), row_numbers(0, torch.arange(20_000))).mean().item()
+    mean = dropout(torch.ones(20_000, 16), row_numbers(rows_key(0), torch.arange(20_000))).mean().item()
     assert mean == pytest.approx(1.0, abs=0.01)

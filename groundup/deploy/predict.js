@@ -209,9 +209,9 @@ function lineage(model) {
 async function look() {
   const state = at("state");
   try {
-    const { rows } = await answered(await fetch("/health"));
+    await answered(await fetch("/health"));
     state.className = "state ok";
-    state.lastChild.textContent = rows ? `ready, ${number(rows)} rows predicted` : "ready";
+    state.lastChild.textContent = "ready";
   } catch (error) {
     state.className = "state bad";
     state.lastChild.textContent = error instanceof TypeError ? "not reachable" : "stopped";

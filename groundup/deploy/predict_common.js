@@ -13,7 +13,7 @@ export function number(value) {
   return Math.abs(value) < 1e-4 ? value.toExponential(2) : String(Number(value.toPrecision(5)));
 }
 
-export const percent = (share) => `${(100 * share).toFixed(share > 0.0995 ? 1 : 2)} %`;
+export const percent = (share) => share > 0 && share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
 
 // Where the server answers with an error, its own sentence is thrown.
 export async function answered(response) {

@@ -8,10 +8,8 @@ let running = null;
 
 export function tables(schema) {
   const drop = at("drop");
-  at("upload").addEventListener("change", () => {
-    if (at("upload").files.length) read(at("upload").files[0], schema);
-    at("upload").value = ""; // so that the same file can be chosen again
-  });
+  at("upload").addEventListener("click", () => (at("upload").value = "")); // the same file can be chosen again
+  at("upload").addEventListener("change", () => at("upload").files.length && read(at("upload").files[0], schema));
   drop.addEventListener("dragover", (event) => {
     event.preventDefault();
     drop.classList.add("over");

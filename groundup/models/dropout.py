@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from groundup.random import hash_counters, stream_key
 
 
-def row_numbers(seed: int, positions_B: Tensor) -> Tensor:
+def rows_key(seed: int) -> int:
+    return stream_key(seed, "dropout")
+
+
+def row_numbers(key: int, positions_B: Tensor) -> Tensor:
     """A random int32 [B, 1] of each place in the stream, for all layers."""
-    return hash_counters(stream_key(seed, "dropout"), positions_B).to(torch.int32)[:, None]
+    return hash_counters(key, positions_B).to(torch.int32)[:, None]
 
 
 class Dropout(nn.Module):

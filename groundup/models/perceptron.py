@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.models.dropout import Dropout, row_numbers
+from groundup.models.dropout import Dropout, row_numbers, rows_key
 from groundup.random import fill_normal_, stream_key
 from groundup.recipe.table import Classifier
 
@@ -45,7 +45,8 @@ class HiddenLayer(nn.Module):
 class Perceptron(nn.Module):
     def __init__(self, model: Classifier, features: int, classes: int, seed: int = 0) -> None:
         super().__init__()
-        self.model, self.features, self.classes, self.seed = model, features, classes, seed
+        self.model, self.features, self.classes = model, features, classes
+        self.rows_key = rows_key(seed)
         widths = [features, *model.widths]
         self.layers = nn.ModuleList(
             HiddenLayer(model, inputs, width, seed, f"layers.{n}")
@@ -58,7 +59,7 @@ class Perceptron(nn.Module):
         rows_B1 = None
         if self.training and self.model.dropout:
             assert positions_B is not None, "dropout needs the rows' places in the stream"
-            rows_B1 = row_numbers(self.seed, positions_B)
+            rows_B1 = row_numbers(self.rows_key, positions_B)
         for layer in self.layers:
             x_BF = layer(x_BF, rows_B1)
         logits_BC: Tensor = self.output(x_BF)
