@@ -312,8 +312,10 @@ def serve(target: Target, port: int | None, host: str | None) -> None:
     if not (folder.export / "config.json").exists():
         raise UserError("nothing is exported here", where=str(folder.path), advice=f"Run: groundup run {folder.path}")
     section = loaded.recipe.serve
+    where = {"host": host or section.host, "port": section.port if port is None else port}
     engine = {"slots": section.slots, "max_waiting": section.max_waiting} if isinstance(section, LanguageServe) else {}
-    serve_export(folder.export, host=host or section.host, port=section.port if port is None else port, **engine)
+    options: dict[str, Any] = {**where, **engine}
+    serve_export(folder.export, **options)
 
 
 @verb(cli, "report")

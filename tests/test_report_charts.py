@@ -191,6 +191,13 @@ def test_nothing_to_draw_is_said(y: list[float | None]) -> None:
     assert "Nothing to draw" in line_chart([Series("a", range(len(y)), y)], title="t", x_label="step")
 
 
+@pytest.mark.parametrize(("last", "ticks"), [(5, ["0", "1", "2", "3", "4", "5"]), (0.5, None)])
+def test_whole_numbers_have_whole_ticks(last: float, ticks: list[str] | None) -> None:
+    chart = line_chart([Series("a", [0, last], [1.0, 2.0])], title="t", x_label="trial", wide=True)
+    found = re.findall(r'tick x" style="[^"]*">([^<]*)<', chart)
+    assert found == ticks if ticks else any("." in tick for tick in found)
+
+
 def test_single_value_has_an_axis() -> None:
     chart = line_chart([Series("lr", [10], [3e-5])], title="t", x_label="step")
     labels = re.findall(r'tick y" style="[^"]*">([^<]*)<', chart)

@@ -29,9 +29,12 @@ def bar_chart(bars: Sequence[tuple[str, float]], *, title: str, unit: str = "", 
 
 
 def stacked_bars(
-    rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[str], *, title: str, note: str = ""
+    rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[str], *, title: str, note: str = "", wide: bool = False
 ) -> str:
-    """Horizontal bars from zero, one a row, cut into `parts`, with the row's sum beside it."""
+    """Horizontal bars from zero, one a row, cut into `parts`, with the row's sum beside it.
+
+    `note` is a line of text beside the title; `wide` takes the page's whole width.
+    """
     largest = max((sum(values) for _, values in rows), default=0)
     lines = []
     for label, values in rows:
@@ -48,7 +51,8 @@ def stacked_bars(
     keys = "".join(f'<span class="key bar c{color}"><i></i>{escape(part)}</span>' for color, part in enumerate(parts))
     head = f"<b>{escape(title)}</b>" + (f"<small>{escape(note)}</small>" if note else "")
     return (
-        f'<figure class="bars wide"><figcaption>{head}<span class="legend">{keys}</span></figcaption>'
+        f'<figure class="bars{" wide" if wide else ""}">'
+        f'<figcaption>{head}<span class="legend">{keys}</span></figcaption>'
         f'<div class="rows">{"".join(lines)}</div></figure>'
     )
 

@@ -93,6 +93,8 @@ def line_chart(
         readout.append({"n": one.name, "c": one.color, "x": _short(x[kept]), "y": _short(shown)})
     unit = f'<div class="unit">{escape(y_label)}</div>' if y_label else ""
     x_ticks, y_ticks = (x_scale.ticks(9), y_scale.ticks(6)) if wide else (x_scale.ticks(5), y_scale.ticks(4))
+    if not log_x and (x_all == x_all.round()).all():  # there is no half of a step or of a trial
+        x_ticks = [tick for tick in x_ticks if tick == round(tick)] or x_ticks
     words = [figures.count(tick, 6) for tick in x_ticks]
     if x_names:
         x_ticks, words = list(range(len(x_names))), [escape(figures.short(name, 16)) for name in x_names]

@@ -35,7 +35,7 @@ def table_data(report: Report) -> Html:
         if len(classes) > SHOWN_CLASSES:
             shown = sorted(classes, key=lambda one: -sum(one[1]))[:SHOWN_CLASSES]
             note = f"the {SHOWN_CLASSES} largest of {len(classes):,}"
-        graphics.append(stacked_bars(shown, list(splits), title="Rows by class", note=note))
+        graphics.append(stacked_bars(shown, list(splits), title="Rows by class", note=note, wide=len(graphics) > 1))
     warnings = manifest.get("warnings")
     told = [f'<p class="notice">{text(one)}</p>' for one in (warnings if isinstance(warnings, list) else [])]
     body = (

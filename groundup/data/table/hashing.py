@@ -88,7 +88,7 @@ class Seen:
 
     def new(self, first: Words, second: Words) -> NDArray[np.bool_]:
         """Which rows were not seen before, in earlier calls or earlier in this one; from now on they are."""
-        order = np.lexsort((second, first))
+        order = _order(first, second)
         first, second = first[order], second[order]
         fresh = np.ones(len(order), bool)
         # Sorting is stable: of equal rows the first stays first.
@@ -106,9 +106,20 @@ class Seen:
         while self._runs and len(self._runs[-1][0]) <= 2 * len(first) and len(first) < _RUN_ROWS:
             older = self._runs.pop()
             first, second = np.concatenate([older[0], first]), np.concatenate([older[1], second])
-            order = np.lexsort((second, first))
+            order = _order(first, second)
             first, second = first[order], second[order]
         self._runs.append((first, second))
+
+
+def _order(first: Words, second: Words) -> NDArray[np.intp]:
+    """Sorts by both words, stably."""
+    # One key sorts faster than two, sorted runs that follow each other in linear time; equal first words of unequal
+    # rows are all but impossible.
+    order = np.argsort(first, kind="stable")
+    equal = np.nonzero(first[order[1:]] == first[order[:-1]])[0]
+    if (second[order[equal + 1]] != second[order[equal]]).any():
+        return np.lexsort((second, first))
+    return order
 
 
 def _contained(first: Words, second: Words, run_first: Words, run_second: Words) -> NDArray[np.bool_]:

@@ -236,14 +236,14 @@ def _full(folder: Path, what: str) -> UserError:
 
 @contextmanager
 def _room(folder: Path) -> Iterator[None]:
-    """A full disk as the user's error; what was written so far is taken away."""
+    """Take away what was written where it can't be finished; a full disk is the user's error."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise _full(folder, f"the disk has no room left: {error.strerror}") from None
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise _full(folder, f"the disk has no room left: {error.strerror}") from None
+        raise
 
 
 def summary(manifest: dict[str, Any]) -> str:

@@ -27,8 +27,9 @@ class Moments:
         self.mean_N, self.squares_N = np.zeros(columns), np.zeros(columns)
         self.min_N, self.max_N = np.full(columns, np.inf), np.full(columns, -np.inf)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def add(self, values_BN: Doubles) -> None:
-        """Take in a block of rows."""
+        """Take in a block of rows. Values whose squares no double holds give a deviation that is not finite."""
         if not len(values_BN):
             return
         self.rows += len(values_BN)
@@ -42,7 +43,7 @@ class Moments:
         else:
             known_BN = ~np.isnan(values_BN)
             count_N = known_BN.sum(axis=0)
-            # Halves of the mean are summed, since a sum of large values may not be finite.
+            # Divided first, since a sum of large values may not be finite.
             mean_N = np.where(known_BN, values_BN / np.maximum(count_N, 1), 0.0).sum(axis=0)
             deviations_BN = np.where(known_BN, values_BN - mean_N, 0.0)
         squares_N = np.einsum("bn,bn->n", deviations_BN, deviations_BN)
