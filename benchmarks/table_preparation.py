@@ -86,7 +86,8 @@ def main() -> None:
     for name in ("groundup", "groundup_without_csv", "pandas"):
         if name in report:
             side = report[name]
-            print(f"{name:<22}{side['seconds']:8.1f} s {side['peak_memory_mb']:8,.0f} MB peak")
+            speed = report["megabytes"] / side["seconds"]
+            print(f"{name:<22}{side['seconds']:8.1f} s {speed:8.1f} MB/s {side['peak_memory_mb']:8,.0f} MB peak")
     if "ratio" in report:
         print(f"{'ratio':<22}{report['ratio']:8.2f}   without the cleaned CSV {report['ratio_without_csv']:.2f}")
     print(json.dumps(report))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from groundup.data.table.read import BLOCK_BYTES
 from groundup.errors import UserError
 from tests.conftest import groundup
 from tests.tables import prepare_file, prepare_text
@@ -40,6 +41,8 @@ def text_of(rows: list[str], header: str = "a,b,y") -> str:
         (text_of(GOOD).replace(",", ";"), {"target": "y"}, ["only one column", "delimiter"]),
         (text_of(MIXED), {}, ["'b'", "'n/k'", "t.csv:32", "missing_values"]),
         (text_of([f"?,{n},{n % 2}" if n % 2 else f"{n},?,0" for n in range(20)]), {}, ["no row is left", "20"]),
+        (text_of([f"{n},{n},NA" for n in range(20)]), {}, ["no row is left of 20", "choose another data.target"]),
+        (text_of(GOOD), {"target": "Y"}, ["no column 'Y'", "Did you mean 'y'"]),
         ("a,b,y\n", {}, ["no rows"]),
         ("", {}, ["empty"]),
     ],
@@ -62,6 +65,26 @@ def test_what_mends_it(tmp_path: Path) -> None:
     assert prepare_text(text_of(NAMES[:500]), tmp_path / "3", max_classes=500, stratify=False).manifest["classes"]
     empty = text_of([f"{n},,{n % 2}" for n in range(40)])
     assert prepare_text(empty, tmp_path / "4", ignore=["b"]).manifest["features"] == 1
+
+
+def test_numbers_taken_for_categories_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{n},{'-' if n % 10 == 3 else n % 7},{n % 2}" for n in range(100)]
+    (warning,) = prepare_text(text_of(rows), tmp_path / "1").manifest["warnings"]
+    assert "'b' is taken for categories, though 90 of its 100 values" in warning
+    assert "'-'" in warning
+    assert warning in capsys.readouterr().err
+    assert not prepare_text(text_of(rows), tmp_path / "2", categories=["b"]).manifest["warnings"]
+    mended = prepare_text(text_of(rows), tmp_path / "3", missing_values=["-"])
+    assert mended.column("b")["kind"] == "number"
+    assert mended.dropped()["missing_value"] == 10
+
+
+def test_a_truth_value_of_another_spelling_far_in(tmp_path: Path) -> None:
+    rows = [f"{n},{'x' * 1000},{n % 3 > 0},{n % 2}" for n in range(BLOCK_BYTES // 1000 + 500)]
+    rows[-3] = f"9,{'x' * 1000},tRuE,1"
+    done = prepare_text(text_of(rows, "a,pad,t,y"), tmp_path, cleaned="none")
+    assert done.column("t")["kind"] == "category"
+    assert done.manifest["rows"] == len(rows)
 
 
 def test_a_class_with_one_row_goes_to_training_and_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

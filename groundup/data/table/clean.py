@@ -212,12 +212,15 @@ class CleanPass:
             )
         if not self.stages.dedup.documents_out:
             worst = max(self.missing, key=lambda name: self.missing[name])
+            dropped = self.stages.clean.dropped
             raise UserError(
-                f"no row is left of {self._read:,}: dropped {self.stages.clean.dropped}",
+                f"no row is left of {self._read:,}: dropped {dropped}",
                 where=str(self.layout.files[0].path),
                 expected="rows with a target and no missing value",
                 advice=f'Set data.missing = "impute", or name the worst column, {worst!r} with '
-                f"{self.missing[worst]:,} missing values, in data.ignore",
+                f"{self.missing[worst]:,} missing values, in data.ignore"
+                if dropped.get("missing_value")
+                else f"Look at the column {self.layout.target!r}, or choose another data.target",
             )
 
 

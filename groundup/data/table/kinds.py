@@ -18,7 +18,9 @@ from groundup.errors import UserError
 from groundup.recipe.table import TableData
 
 NUMBERS_FROM = 0.95  # share of numbers from which a text in a column is taken for a slip
+_MOSTLY = 0.5  # share of numbers from which it is told that a column is taken for categories
 _NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity|nan)$"
+_TRUTH = r"^(true|True|TRUE|false|False|FALSE|1|0)$"
 _TIME = r"^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?$"
 _EXACT_TIME = r"^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,9})?)?$"
 # Within a family each type takes every text that the ones before it take.
@@ -97,12 +99,19 @@ def _fits(texts: pa.Array, kind: pa.DataType) -> bool:
     if pa.types.is_time(kind):
         # There is no cast from text to these.
         pattern = _TIME if kind == pa.time32("s") else _EXACT_TIME
-        return bool(pc.all(pc.match_substring_regex(texts, pattern)).as_py() is not False)
+        return _all_match(texts, pattern)
+    if pa.types.is_boolean(kind):
+        # The cast takes spellings that the CSV reader does not.
+        return _all_match(texts, _TRUTH)
     try:
         pc.cast(texts, kind)
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def _all_match(texts: pa.Array, pattern: str) -> bool:
+    return pc.all(pc.match_substring_regex(texts, pattern)).as_py() is not False
 
 
 def trimmed(texts: pa.Array, data: TableData) -> pa.Array:
@@ -156,3 +165,12 @@ class Slips:
                 expected="a number",
                 advice=f"Mend the value, add {text!r} to data.missing_values, or name {name!r} in data.categories",
             )
+
+    def warnings(self) -> list[str]:
+        """What is to be said of columns of categories most of which are numbers."""
+        return [
+            f"column {name!r} is taken for categories, though {count.numbers:,} of its {count.values:,} values are "
+            f"numbers; the first text is {count.first[0]!r}"
+            for name, count in self._counts.items()
+            if count.first is not None and count.numbers >= _MOSTLY * count.values
+        ]

@@ -164,7 +164,8 @@ def _check_names(data: TableData, names: list[str], file: TableFile) -> None:
         for name in wanted:
             if name in names:
                 continue
-            near = difflib.get_close_matches(name, names, 1, 0.4)
+            lower = {n.lower(): n for n in reversed(names)}
+            near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, 1, 0.4)]
             shown = ", ".join(repr(n) for n in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
             advice = f"Did you mean {near[0]!r}?" if near else ""
             if file.format == "csv" and data.header and data.columns is None and all(map(_is_number, names)):

@@ -115,7 +115,7 @@ def _prepare(recipe: TableRecipe, files: list[SourceFile], folder: Path) -> dict
         stage.documents_in = stage.documents_out = len(kept)
     scaling.bytes_out = sum((folder / name / "features.npy").stat().st_size for name in PARTS)
 
-    warnings = [*_scarce(split, labels, parts), *learnt.warnings]
+    warnings = [*_scarce(split, labels, parts), *cleaned.slips.warnings(), *learnt.warnings]
     for warning in warnings:
         say(f"warning: {warning}")
     return _manifest(cleaned, learnt, labels, parts, warnings, folder) | {
