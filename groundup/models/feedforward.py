@@ -23,6 +23,11 @@ def _portions(x_NF: Tensor) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, x_NF.shape[0], rows)]
 
 
+def _rows(x: Tensor) -> Tensor:
+    """Whatever stands before the last dimension as one."""
+    return x.reshape(-1, x.shape[-1])
+
+
 class _DownOfGated(torch.autograd.Function):
     """(silu(gate) * up) @ down.T"""
 
@@ -62,5 +67,5 @@ class FeedForward(nn.Module):
         if gate_BLF.device.type != "cpu" or gate_BLF.dtype != torch.float32 or torch.compiler.is_compiling():
             y_BLD: Tensor = self.down(F.silu(gate_BLF) * up_BLF)
             return y_BLD
-        y_ND: Tensor = _DownOfGated.apply(gate_BLF.flatten(0, -2), up_BLF.flatten(0, -2), self.down.weight)
+        y_ND: Tensor = _DownOfGated.apply(_rows(gate_BLF), _rows(up_BLF), self.down.weight)
         return y_ND.view_as(x_BLD)
