@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Page, expect
 
-from groundup.data.package import locate
-from tests.conftest import groundup_json
+from tests.conftest import groundup_json, served
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None and os.environ.get("CI"):
-    pytest.fail("CI must have a browser", pytrace=False)
-if CHROMIUM is None:
-    pytest.skip("no Chromium here (Debian: apt-get install chromium)", allow_module_level=True)
-
-from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -54,22 +31,6 @@ def page(browser: Any) -> Iterator[Page]:
     assert problems == getattr(page, "expected_problems", [])
 
 
-@contextmanager
-def served(run: Path) -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "groundup", "serve", str(run), "--port", "0"], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    found = None
-    while found is None:
-        line = process.stderr.readline()
-        assert line, "the server ended"
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
-    yield found.group()
-    process.terminate()
-    process.communicate(timeout=30)
-
-
 @pytest.fixture(scope="module")
 def address(finished_run: tuple[Path, dict[str, Any]]) -> Iterator[str]:
     with served(finished_run[0]) as found:
@@ -81,11 +42,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     """The example's run folder, and what the command printed."""
     folder = tmp_path_factory.mktemp("digits") / "run"
     return folder, groundup_json("run", EXAMPLES / "digits.toml", "--run-dir", folder)
-
-
-def digit_rows() -> list[list[str]]:
-    with gzip.open(locate("package:sklearn/datasets/data/digits.csv.gz"), "rt", newline="") as file:
-        return list(csv.reader(file))
 
 
 def test_the_report_shows_curves_and_reads_them_off(finished_run: tuple[Path, dict[str, Any]], page: Page) -> None:
@@ -137,39 +93,6 @@ def test_an_error_is_a_sentence_and_the_prompt_stays(address: str, page: Page) -
 def test_the_example_of_digits_is_right_nearly_always(digits: tuple[Path, dict[str, Any]]) -> None:
     assert digits[1]["evaluate"]["accuracy"] >= 0.96
     assert digits[1]["evaluate"]["classes"] == 10
-
-
-def test_a_row_and_a_table_are_predicted_on_the_page(
-    digits: tuple[Path, dict[str, Any]], page: Page, tmp_path: Path
-) -> None:
-    rows = digit_rows()[:30]
-    with served(digits[0]) as address:
-        page.goto(address)
-        expect(page.locator("#state")).to_contain_text("ready")
-        assert page.locator("#fields input").count() == 64
-        page.fill("#paste", ",".join(rows[0][:64]))
-        page.keyboard.press("Enter")
-        page.click("#go")
-        expect(page.locator("#answer")).to_contain_text(rows[0][64])
-        expect(page.locator("#bars li").first).to_contain_text("%")
-        upload = tmp_path / "rows.csv"
-        upload.write_text("\n".join(",".join(row[:64]) for row in rows))
-        page.set_input_files("#upload", upload)
-        expect(page.locator("#done")).to_contain_text("30 rows")
-        shown = [line.split("\t")[1] for line in page.locator("#body").inner_text().splitlines() if "\t" in line]
-        right = sum(a == row[64] for a, row in zip(shown, rows, strict=False))
-        assert len(shown) >= 10
-        assert right >= 0.9 * len(shown)
-
-
-def test_a_wrong_field_is_told_by_its_column(digits: tuple[Path, dict[str, Any]], page: Page) -> None:
-    with served(digits[0]) as address:
-        page.goto(address)
-        expect(page.locator("#state")).to_contain_text("ready")
-        page.locator("#fields input").nth(5).fill("")
-        page.click("#go")
-        page.wait_for_selector("#error:not([hidden])")
-        assert "column_5" in page.inner_text("#error")
 
 
 def test_the_report_of_a_classifier_shows_confusion_and_curves(digits: tuple[Path, dict[str, Any]], page: Page) -> None:

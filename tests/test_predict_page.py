@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,30 +13,15 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import Page, expect
 
 from groundup.data.table.preprocess import Column, Preprocessor
 from groundup.deploy.classifier_export import CheckRows
 from tests.classifiers import SPECIES, perceptron, preprocessor, served, write
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None and os.environ.get("CI"):
-    pytest.fail("CI must have a browser", pytrace=False)
-if CHROMIUM is None:
-    pytest.skip("no Chromium here (Debian: apt-get install chromium)", allow_module_level=True)
-
-from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 
 WIDE = 1000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

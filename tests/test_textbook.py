@@ -5,12 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +22,7 @@ from groundup.rundir import RunDir
 from groundup.tasks.classification import Classification
 from groundup.train.loop import train_step
 from groundup.train.state import TrainState
-from tests.conftest import groundup, groundup_json
+from tests.conftest import groundup, groundup_json, served
 
 CPU = torch.device("cpu")
 RECIPE = Path(__file__).parent.parent / "examples" / "textbook.toml"
@@ -48,21 +43,6 @@ def make_rows(seed: int) -> list[list[Any]]:
     for n in range(10):
         rows[n][n % 4] = ""
     return rows + rows[100:120]
-
-
-@contextmanager
-def served(run: Path) -> Iterator[str]:
-    """The address of `groundup serve RUN`."""
-    command = [sys.executable, "-m", "groundup", "serve", str(run), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            line = process.stderr.readline()
-            found = re.search(r"(http://127\.0\.0\.1:\d+)/", line)
-            assert found, line + process.stderr.read()
-            yield found[1]
-        finally:
-            process.kill()
 
 
 def write_csv(path: Path, rows: list[list[Any]]) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-UNITS = ("steps", "tokens", "epochs")
 _MULTIPLES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _PATTERN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([kKMBT]?)\s+(steps?|tokens?|epochs?)\s*")
 

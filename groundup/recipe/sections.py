@@ -107,11 +107,6 @@ class Recipe(Section):
         """Which validation metric makes a checkpoint the best."""
         return "loss"
 
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches per optimizer step on one rank."""
-        return self.samples_per_step // self.train.micro_batch
-
     def pace(self, samples_per_epoch: int | None) -> Pace:
         """How steps, samples and epochs of this run relate."""
         raise NotImplementedError

@@ -12,7 +12,6 @@ from torch import Tensor
 from groundup.optim.gradients import clip_, global_norm, gradients
 from groundup.optim.optimizers import set_lr
 from groundup.optim.precision import autocast
-from groundup.optim.schedules import Schedule
 from groundup.recipe.quantities import Pace
 from groundup.recipe.sections import Recipe
 from groundup.tasks.task import Task
@@ -27,6 +26,11 @@ class StepResult:
     loss: Tensor  # fp32 scalar: cross-entropy per counted token of the global batch
     grad_norm: Tensor  # fp32 scalar, before clipping
     lr: float
+
+
+class Schedule(Protocol):
+    def lr(self, samples: int) -> float:
+        """Learning rate of the step that begins when `samples` samples are consumed."""
 
 
 class Hook(Protocol):

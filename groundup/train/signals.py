@@ -7,7 +7,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Self
 
-from groundup.console import say
+from groundup.console import alert
 from groundup.errors import EXIT_INTERRUPTED
 
 
@@ -25,7 +25,7 @@ class StopRequest:
         if self.asked:
             os._exit(EXIT_INTERRUPTED)
         self.asked = signal.Signals(number).name
-        say(f"\n{self.asked}: finishing this step and saving; once more leaves at once")
+        alert(f"\n{self.asked}: finishing this step and saving; once more leaves at once")
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from groundup.console import Bar
 from groundup.errors import Interrupted
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler
-from groundup.optim.schedules import Schedule
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, read_json, write_atomically
 from groundup.tasks.build import build_task
@@ -105,7 +104,7 @@ def _measure(recipe: Recipe, run: RunDir) -> tuple[list[float], list[float]]:
     with Bar("range test", STEPS, "steps") as bar, StopRequest() as stop:
         for rate in np.geomspace(LOWEST, HIGHEST, STEPS).tolist():
             end = pace.step_end(state.samples)
-            result = train_step(state, end, task, recipe, cast(Schedule, FixedRate(rate)), device)
+            result = train_step(state, end, task, recipe, FixedRate(rate), device)
             state.step, state.samples = state.step + 1, end
             loss = float(result.loss)
             if not math.isfinite(loss):
