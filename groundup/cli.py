@@ -15,8 +15,12 @@ import click
 from groundup import __version__
 from groundup.console import clean_stdout, say
 from groundup.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER, Interrupted, RecipeError, UserError
+from groundup.launch.failure import RankFailed
+from groundup.launch.options import clustered, launching
 
 if TYPE_CHECKING:
+    from groundup.launch.processes import Processes
+    from groundup.parallel.layout import Layout
     from groundup.recipe.load import LoadedRecipe
     from groundup.rundir import RunDir
 
@@ -94,8 +98,9 @@ def _fail(error: BaseException, as_json: bool, out: IO[str], debug: bool) -> int
         say(str(error) or "interrupted")
         document, code = {"error": {"what": str(error) or "interrupted"}}, EXIT_INTERRUPTED
     else:
-        say(f"fault: {type(error).__name__}: {error} (--debug shows where)")
-        document, code = {"error": {"what": f"{type(error).__name__}: {error}"}}, EXIT_FAULT
+        what = str(error) if isinstance(error, RankFailed) else f"{type(error).__name__}: {error}"
+        say(f"fault: {what} (--debug shows where)")
+        document, code = {"error": {"what": what}}, EXIT_FAULT
     if as_json:
         print(json.dumps(document), file=out)
     return code
@@ -214,8 +219,8 @@ def plan(target: Target) -> Result:
     return plan_here(loaded.recipe, RunDir(target.folder(loaded.recipe.name)))
 
 
-def _course(target: Target, *names: str, restart: bool = False) -> list[Any]:
-    """Run the named steps in the target's run folder, under its lock."""
+def _course(target: Target, *names: str, **training: Any) -> list[Any]:
+    """Run the named steps in the target's run folder, under its lock. `training`: more for the step `train`."""
     from groundup import course
 
     if "prepare" not in names:
@@ -225,7 +230,7 @@ def _course(target: Target, *names: str, restart: bool = False) -> list[Any]:
     with run.lock():
         for name in names:
             step = getattr(course, name)
-            outcomes.append(step(loaded, run, restart=restart) if name == "train" else step(loaded, run))
+            outcomes.append(step(loaded, run, **training) if name == "train" else step(loaded, run))
     return outcomes
 
 
@@ -237,10 +242,11 @@ def prepare(target: Target) -> dict[str, Any]:
 
 
 @verb(cli, "train")
+@launching
 @click.option("--restart", is_flag=True, help="Set aside what was trained before and begin anew.")
-def train(target: Target, restart: bool) -> dict[str, Any]:
+def train(target: Target, processes: Processes, restart: bool) -> dict[str, Any]:
     """Train, or go on where a stopped run was."""
-    return dict(_course(target, "prepare", "train", restart=restart)[-1].result)
+    return dict(_course(target, "prepare", "train", restart=restart, processes=processes)[-1].result)
 
 
 @verb(cli, "evaluate")
@@ -262,11 +268,12 @@ HEADLINES = {
 
 
 @verb(cli, "run")
-def run(target: Target) -> dict[str, Any]:
+@launching
+def run(target: Target, processes: Processes) -> dict[str, Any]:
     """All steps, skipping what is up to date."""
     from groundup.report.page import write_report
 
-    outcomes = _course(target, "prepare", "train", "evaluate", "export")
+    outcomes = _course(target, "prepare", "train", "evaluate", "export", processes=processes)
     loaded, folder = target.open()
     page = write_report(folder.path)
     _, _, evaluated, exported = outcomes
@@ -279,6 +286,68 @@ def run(target: Target) -> dict[str, Any]:
         "export": {k: exported.result[k] for k in ("path", "max_logit_difference")},
         "report": str(page),
     }
+
+
+@verb(cli, "rendezvous", target=False)
+@click.option("--port", type=click.IntRange(0, 65535), default=29400, help="Port; 0: any free one; default: 29400.")
+@click.option("--host", default="", help="Address to listen on; default: all.")
+def rendezvous(port: int, host: str) -> dict[str, Any]:
+    """A place for the nodes of a run to meet; Ctrl-C ends it."""
+    from groundup.launch.rendezvous import run_forever
+
+    return {"port": run_forever(host, port)}
+
+
+@cli.group("launch", cls=_Suggesting)
+def launch() -> None:
+    """Write what runs a recipe on a cluster."""
+
+
+def _written(text: str, layout: Layout, output: Path | None) -> Result:
+    """The result of a verb that writes a script: on standard output, or in a file."""
+    if output is not None:
+        try:
+            output.write_text(text)
+        except OSError as error:
+            raise UserError(f"can't be written: {error.strerror}", where=str(output)) from None
+        say(f"wrote {output}: {layout.world} processes, {layout.name}")
+    return {"text": text, "processes": layout.world, "layout": layout.degrees}, "" if output else text.rstrip("\n")
+
+
+@verb(launch, "slurm")
+@clustered
+@click.option("--cpus-per-node", "cpus", type=click.IntRange(1), help="Default: the whole node.")
+@click.option("--time", help="Time limit, as of sbatch; the run goes on in a new allotment.")
+@click.option("--partition", help="Partition of the cluster.")
+@click.option("--account", help="Account to charge.")
+def launch_slurm(
+    target: Target, nodes: int, gpus: int, nproc: int | None, output: Path | None, cpus: int | None, **slurm: str | None
+) -> Result:
+    """A script for sbatch."""
+    from groundup.launch.cluster import slurm_script
+
+    options = {name: value for name, value in slurm.items() if value}
+    loaded = target.load()
+    folder = target.folder(loaded.recipe.name)
+    text, layout = slurm_script(loaded, folder, target.settings, nodes, gpus, nproc or gpus or 1, cpus, options)
+    return _written(text, layout, output)
+
+
+@verb(launch, "kubernetes")
+@clustered
+@click.option("--image", required=True, help="Container image that has groundup in it.")
+@click.option("--kind", type=click.Choice(["trainjob", "jobset"]), default="trainjob", help="Default: trainjob.")
+@click.option("--claim", default="groundup", help="Volume claim, shared by the pods, at /work; default: groundup.")
+def launch_kubernetes(
+    target: Target, nodes: int, gpus: int, nproc: int | None, output: Path | None, image: str, kind: str, claim: str
+) -> Result:
+    """A TrainJob of Kubeflow Trainer or a JobSet, for kubectl."""
+    from groundup.launch.cluster import kubernetes_manifest
+
+    text, layout = kubernetes_manifest(
+        target.load(), target.run_dir, nodes, gpus, nproc or gpus or 1, image, kind, claim
+    )
+    return _written(text, layout, output)
 
 
 @verb(cli, "tune")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundup.console import say, span
+from groundup.launch.processes import SINGLE_PROCESS, Processes
 from groundup.recipe.load import LoadedRecipe
 from groundup.recipe.table import TableRecipe
 from groundup.rundir import RunDir, load_manifest, write_atomically
@@ -69,8 +70,11 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> Outcome:
     return _step(run, "prepare", inputs, work, intact=(run.data / "manifest.json").exists())
 
 
-def train(loaded: LoadedRecipe, run: RunDir, *, restart: bool = False) -> Outcome:
-    """Train, or go on where a stopped run was."""
+def train(
+    loaded: LoadedRecipe, run: RunDir, *, restart: bool = False, processes: Processes = SINGLE_PROCESS
+) -> Outcome:
+    """Train, or go on where a stopped run was. With several nodes this is node 0, which tells the others."""
+    from groundup.launch import train as launch
     from groundup.plan.step import plan_of
     from groundup.train import train as train_step
 
@@ -81,7 +85,16 @@ def train(loaded: LoadedRecipe, run: RunDir, *, restart: bool = False) -> Outcom
         train_step.set_aside(run)
     inputs = train_step.inputs(loaded.recipe, manifest["fingerprint"])
     intact = any(run.checkpoints.glob("step-*/manifest.json"))
-    return _step(run, "train", inputs, lambda: train_step.train(loaded.recipe, run), intact=intact)
+
+    def work() -> dict[str, Any]:
+        if processes.world == 1:
+            return train_step.train(loaded.recipe, run)
+        return launch.train(loaded.recipe, run, processes)
+
+    outcome = _step(run, "train", inputs, work, intact=intact)
+    if outcome.status == "skipped":
+        launch.skip(processes)
+    return outcome
 
 
 def evaluate(loaded: LoadedRecipe, run: RunDir) -> Outcome:

@@ -7,10 +7,13 @@ The hash is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom num
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import xxhash
 from torch import Tensor
+
+from groundup.part import Part
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
@@ -41,15 +44,30 @@ def hash_counters(key: int, counters: Tensor) -> Tensor:
     return z ^ _shift_right(z, 31)
 
 
-def fill_normal_(tensor: Tensor, key: int, std: float, start: int = 0) -> None:
-    """Fill a contiguous tensor with elements [start, start + numel) of the key's normal stream, scaled by `std`.
+def fill_normal_(tensor: Tensor, key: int, std: float, start: int = 0, part: Part | None = None) -> None:
+    """Fill a contiguous tensor with elements [start, start + numel) of the key's normal stream, scaled by `std`; or,
+    where it is a part of a larger tensor, with the elements it has there.
 
     Box-Muller, one normal per hash: two 32-bit halves give the radius and the angle.
     """
-    flat = tensor.view(-1)
-    for begin in range(0, flat.numel(), _CHUNK):
-        end = min(begin + _CHUNK, flat.numel())
-        bits = hash_counters(key, torch.arange(start + begin, start + end, device=tensor.device))
+    for begin, end, bits in _bits(tensor, key, start, part):
         radius = ((bits & 0xFFFFFFFF).float() + 0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
         angle = _shift_right(bits, 32).float().mul_(2.0 * math.pi * 2.0**-32)
-        flat[begin:end] = radius.mul_(angle.cos_()).mul_(std)
+        tensor.view(-1)[begin:end] = radius.mul_(angle.cos_()).mul_(std)
+
+
+def fill_uniform_(tensor: Tensor, key: int, bound: float, part: Part | None = None) -> None:
+    """The same with numbers uniform in [-bound, bound)."""
+    for begin, end, bits in _bits(tensor, key, 0, part):
+        tensor.view(-1)[begin:end] = _shift_right(bits, 40).float().mul_(2.0**-23).sub_(1.0).mul_(bound)
+
+
+def _bits(tensor: Tensor, key: int, start: int, part: Part | None) -> Iterator[tuple[int, int, Tensor]]:
+    """Random bits of the elements [begin, end) of a tensor, in portions."""
+    for begin in range(0, tensor.numel(), _CHUNK):
+        end = min(begin + _CHUNK, tensor.numel())
+        if part is None:
+            counters = torch.arange(start + begin, start + end, device=tensor.device)
+        else:
+            counters = part.counters(begin, end, tensor.device)
+        yield begin, end, hash_counters(key, counters)

@@ -11,9 +11,8 @@ import torch
 from groundup.data.tokenizer import Tokenizer, train_tokenizer
 from groundup.deploy.engine import BatchingEngine
 from groundup.deploy.interface import Event, Handle, Request
-from groundup.models.decoder import Decoder
+from groundup.models.decoder import Decoder, build_decoder
 from groundup.models.huggingface import published_tensors, save_weights, to_config
-from groundup.models.init import build_decoder
 from groundup.recipe.model import Model
 
 TEXT = "The quick brown fox jumps over the lazy dog. Größe, naïve, 日本語の文字, 😀 and 🎉!\n"

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from groundup.models import huggingface as hf
-from groundup.models.decoder import Decoder
-from groundup.models.init import build_decoder
+from groundup.models.decoder import Decoder, build_decoder
 from groundup.recipe.model import Experts, Model, RopeScaling
 
 VOCAB = 320

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.models.cache import KeyValueCache
-from groundup.models.decoder import Decoder
-from groundup.models.init import build_decoder
+from groundup.models.decoder import Decoder, build_decoder
 from groundup.random import fill_normal_, stream_key
 from groundup.recipe.model import Experts, Model
 from groundup.recipe.presets import PRESETS
@@ -172,7 +171,7 @@ def test_initial_weights(name: str) -> None:
             assert (weight == 1).all()
             continue
         assert not torch.equal(weight, different), key
-        into_residual = "attention.output" in key or "ffn.down" in key
+        into_residual = key.endswith(("attention.output.weight", "ffn.down.weight", "ffn.experts.down"))
         std = 0.02 / 4 if into_residual else 0.02
         assert weight.std().item() == pytest.approx(std, rel=5 / math.sqrt(weight.numel())), key
     with torch.no_grad():

@@ -18,8 +18,7 @@ from groundup.data.tokenizer import Tokenizer
 from groundup.deploy.engine import BatchingEngine
 from groundup.deploy.interface import BusyError, ClosedError, Request
 from groundup.deploy.text import Detokenizer, StopStrings
-from groundup.models.decoder import Decoder
-from groundup.models.init import build_decoder
+from groundup.models.decoder import Decoder, build_decoder
 from groundup.models.sampling import choose, generate, uniforms
 from tests.serving import SHAPE, TEXT, VOCABULARY, Running, decoder, tokenizer_in
 

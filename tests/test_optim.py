@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from groundup.models.init import build_decoder
+from groundup.models.decoder import build_decoder
 from groundup.optim import losses
-from groundup.optim.gradients import clip_, global_norm
+from groundup.optim.gradients import clip_
 from groundup.optim.losses import linear_cross_entropy
 from groundup.optim.muon import Muon, orthogonalise
 from groundup.optim.optimizers import build_optimizers, is_hidden_matrix
 from groundup.optim.schedules import build_schedule
+from groundup.parallel.model import ParallelModel
 from groundup.recipe.model import Experts, Model
 from groundup.recipe.optim import Optim
 from groundup.recipe.quantities import Duration, Pace
@@ -114,7 +115,7 @@ def test_no_decay_on_norms_and_embeddings_and_muon_on_hidden_matrices_only() -> 
     model = build_decoder(Model(hidden_size=32, layers=1, heads=2, experts=Experts(count=2)), 64, 0, "cpu")
     names = {id(p): n for n, p in model.named_parameters()}
     for kind in ("sgd", "adam", "adamw", "muon"):
-        optimizers = build_optimizers(model, Optim(optimizer=kind, weight_decay=0.3))
+        optimizers = build_optimizers(model.named_parameters(), Optim(optimizer=kind, weight_decay=0.3))
         seen = []
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -127,7 +128,7 @@ def test_no_decay_on_norms_and_embeddings_and_muon_on_hidden_matrices_only() -> 
     hidden = {n for n, p in model.named_parameters() if is_hidden_matrix(n, p)}
     assert hidden == {
         *(f"layers.0.attention.{n}.weight" for n in ("query", "key", "value", "output")),
-        *(f"layers.0.ffn.{n}" for n in ("gate", "up", "down")),
+        *(f"layers.0.ffn.experts.{n}" for n in ("gate", "up", "down")),
     }
 
 
@@ -135,7 +136,7 @@ def test_no_decay_on_norms_and_embeddings_and_muon_on_hidden_matrices_only() -> 
 def test_each_optimizer_learns(kind: str) -> None:
     model = build_decoder(Model(hidden_size=32, layers=1, heads=2, context_length=16), 16, 0, "cpu")
     lr = {"sgd": 0.3}.get(kind, 0.01)
-    optimizers = build_optimizers(model, Optim(optimizer=kind, lr=lr, weight_decay=0.0))
+    optimizers = build_optimizers(model.named_parameters(), Optim(optimizer=kind, lr=lr, weight_decay=0.0))
     tokens = torch.arange(16)[None].repeat(4, 1)
     labels = (tokens + 1) % 16
     found = []
@@ -154,7 +155,7 @@ def test_adamw_is_the_textbooks() -> None:
     """One step of AdamW (Loshchilov and Hutter, arXiv:1711.05101, algorithm 2) worked out by hand."""
     model = build_decoder(Model(hidden_size=8, layers=1, heads=1), 8, 0, "cpu")
     optim = Optim(lr=0.1, weight_decay=0.5, betas=[0.9, 0.99], eps=1e-8)
-    (optimizer,) = build_optimizers(model, optim)
+    (optimizer,) = build_optimizers(model.named_parameters(), optim)
     weight = model.layers[0].attention.query.weight
     before, gradient = weight.detach().clone(), torch.randn_like(weight)
     weight.grad = gradient.clone()
@@ -200,7 +201,8 @@ def test_clipping_is_torchs() -> None:
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter) * 3
     ours = [p.grad.clone() for p in parameters if p.grad is not None]
-    norm = global_norm(ours)
+    module = torch.nn.ParameterList(parameters)
+    norm = ParallelModel([module]).gradient_norm()
     clip_(ours, norm, 1.5)
     reference = torch.nn.utils.clip_grad_norm_(parameters, 1.5)
     torch.testing.assert_close(norm, reference)

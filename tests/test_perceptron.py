@@ -36,7 +36,7 @@ def test_no_hidden_layer_is_a_linear_classifier() -> None:
     model = Classifier(widths=[])
     perceptron = build_perceptron(model, 6, 2, 1, CPU)
     x = torch.randn(3, 6)
-    torch.testing.assert_close(perceptron(x), x @ perceptron.output.weight.T)
+    torch.testing.assert_close(perceptron(x), x @ perceptron.output.weight.T + perceptron.output.bias)
     assert flops_per_row(model, 6, 2) == 4 * 12
 
 
@@ -47,8 +47,10 @@ def test_initial_values_depend_on_seed_and_name_alone() -> None:
     assert torch.equal(first.layers[0].linear.weight, second.layers[0].linear.weight)
     assert not torch.equal(first.layers[0].linear.weight, other.layers[0].linear.weight)
     assert not torch.equal(first.layers[0].linear.weight, first.layers[1].linear.weight)
-    deviation = build_perceptron(Classifier(widths=[2000]), 500, 4, 7, CPU).layers[0].linear.weight.std().item()
-    assert deviation == pytest.approx(math.sqrt(2 / 500), rel=0.01)
+    linear = build_perceptron(Classifier(widths=[2000]), 500, 4, 7, CPU).layers[0].linear
+    for values in (linear.weight, linear.bias):  # uniform within 1 / sqrt(inputs)
+        assert values.abs().max().item() == pytest.approx(1 / math.sqrt(500), rel=0.01)
+        assert values.std().item() == pytest.approx(1 / math.sqrt(3 * 500), rel=0.03)
 
 
 def test_dropout_keeps_its_share_evenly_over_rows_features_and_places() -> None:

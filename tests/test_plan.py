@@ -75,12 +75,12 @@ def test_state_bytes_are_those_of_the_optimizers() -> None:
     model = Model(hidden_size=32, layers=2, heads=2, ffn_size=64)
     for name in ("sgd", "adam", "adamw", "muon"):
         decoder = Decoder(model, 300)
-        optimizers = build_optimizers(decoder, Optim(optimizer=name))
+        optimizers = build_optimizers(decoder.named_parameters(), Optim(optimizer=name))
         for parameter in decoder.parameters():
             parameter.grad = torch.ones_like(parameter)
         for optimizer in optimizers:
             optimizer.step()
-        held = sum(t.nbytes for _, t in state_tensors(decoder, optimizers) if t.ndim)
+        held = sum(t.nbytes for p in decoder.parameters() for _, t in state_tensors(p, optimizers) if t.ndim)
         planned = state_bytes(model, 300, name)
         assert planned["optimizer"] == held, name
         assert planned["weights"] == sum(p.nbytes for p in decoder.parameters())

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from groundup.optim.gradients import global_norm, gradients
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.schedules import build_schedule
+from groundup.parallel.model import ParallelModel
 from groundup.recipe.load import LoadedRecipe, load
 from groundup.rundir import RunDir
 from groundup.tasks.classification import Classification
@@ -165,9 +165,10 @@ def test_every_row_of_an_epoch_counts_once_and_alike(run: tuple[Path, dict[str, 
     for micro in (len(batch), 32, 7):
         model.zero_grad()
         for start in range(0, len(batch), micro):
-            loss, _ = task.loss(model, batch.rows(start, start + micro))
+            part = batch.rows(start, start + micro)
+            loss, _ = task.loss(model, model(**task.arguments(part)), part)
             (loss / batch.counted).backward()
-        grads.append([g.clone() for g in gradients(model)])
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for other in grads[1:]:
         for got, wanted in zip(other, grads[0], strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
@@ -216,7 +217,7 @@ def test_gradients_are_unscaled_before_clipping(run: tuple[Path, dict[str, Any]]
         recipe, pace = loaded.recipe, loaded.recipe.pace(task.samples_per_epoch)
         model = task.build(CPU).train()
         scaler = torch.amp.GradScaler("cpu", init_scale=65536.0, enabled=precision == "fp16")
-        state = TrainState(model, build_optimizers(model, recipe.optim), scaler)
+        state = TrainState(ParallelModel([model]), build_optimizers(model.named_parameters(), recipe.optim), scaler)
         before = torch.cat([p.detach().flatten() for p in model.parameters()])
         result = train_step(state, 64, task, recipe, build_schedule(recipe.optim, 10, pace), CPU)
         after = torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -282,9 +283,10 @@ def test_the_gradient_norm_is_of_the_whole_step(run: tuple[Path, dict[str, Any]]
     pace = loaded.recipe.pace(task.samples_per_epoch)
     model = task.build(CPU).train()
     batch = task.batch(0, 64)
-    (task.loss(model, batch)[0] / 64).backward()
-    wanted = float(global_norm(gradients(model)))
+    (task.loss(model, model(**task.arguments(batch)), batch)[0] / 64).backward()
+    wanted = float(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm())
     model.zero_grad()
-    state = TrainState(model, build_optimizers(model, loaded.recipe.optim), torch.amp.GradScaler("cpu", enabled=False))
+    optimizers = build_optimizers(model.named_parameters(), loaded.recipe.optim)
+    state = TrainState(ParallelModel([model]), optimizers, torch.amp.GradScaler("cpu", enabled=False))
     result = train_step(state, 64, task, loaded.recipe, build_schedule(loaded.recipe.optim, 10, pace), CPU)
     assert float(result.grad_norm) == pytest.approx(wanted, rel=1e-4)

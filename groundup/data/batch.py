@@ -33,6 +33,19 @@ class Batch:
             None if documents is None else documents[start:stop],
         )
 
+    def padded(self, rows: int) -> Batch:
+        """At least `rows` rows: the last one again, weighing nothing."""
+        missing = rows - len(self)
+        if missing <= 0:
+            return self
+
+        def again(x: Tensor) -> Tensor:
+            return torch.cat((x, x[-1:].expand(missing, -1)))
+
+        weights_BL = torch.cat((self.weights_BL, self.weights_BL.new_zeros(missing, self.weights_BL.shape[1])))
+        documents = None if self.documents_BL is None else again(self.documents_BL)
+        return Batch(again(self.tokens_BL), again(self.labels_BL), weights_BL, documents)
+
     def to(self, device: torch.device) -> Batch:
         """On a GPU from pinned memory, without waiting."""
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
 from groundup.data.stream import TokenStream
-from groundup.models.decoder import Decoder
-from groundup.optim.losses import linear_cross_entropy
+from groundup.parallel.model import SAMPLES, ParallelModel
+from groundup.tasks.task import Task
 
 
-@torch.no_grad()
 def evaluate_stream(
-    model: Decoder,
+    model: ParallelModel,
+    task: Task,
     stream: TokenStream,
     *,
     windows: int,
-    micro_batch: int,
+    rows: int,
     bytes_per_token: float,
     context: AbstractContextManager[object],
     device: torch.device,
@@ -27,30 +28,34 @@ def evaluate_stream(
 ) -> dict[str, float]:
     """Score the first `windows` windows in the order of the text, each token once, with what came before in its window.
 
-    `bytes_per_token`: UTF-8 bytes of cleaned text (separators not counted) per counted label. Bits per byte is the
-    summed loss, that of document ends included, over those bytes: loss / ln 2 / bytes_per_token.
+    `rows`: windows that a data rank scores at once. `bytes_per_token`: UTF-8 bytes of cleaned text (separators not
+    counted) per counted label. Bits per byte is the summed loss, that of document ends included, over those bytes:
+    loss / ln 2 / bytes_per_token.
     """
-    was_training = model.training
-    model.eval()
+    was_training = model.train(False)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    counted = 0.0
+    counted = torch.zeros((), dtype=torch.float64)
+
+    def add(module: Any, output: Any, part: Any) -> None:
+        total.add_(task.cross_entropy(module, output, part))
+
     with context:
-        for start in range(0, windows, micro_batch):
-            batch = stream.in_order(start, min(start + micro_batch, windows))
+        for start in range(0, windows, rows * model.layout.data):
+            stop = min(start + rows * model.layout.data, windows)
+            batch = model.share(stream.in_order, start, stop, None if model.pipeline is None else rows)
             counted += batch.counted
             batch = batch.to(device)
-            hidden = model(batch.tokens_BL, documents_BL=batch.documents_BL)
-            total += linear_cross_entropy(
-                hidden.x_BLD.flatten(0, 1), model.output_weight, batch.labels_BL.flatten(), batch.weights_BL.flatten()
-            )
+            model.score(task.arguments(batch), batch, add)
             if on_windows is not None:
-                on_windows(len(batch))
+                on_windows(stop - start)
     model.train(was_training)
-    loss = float(total) / counted
+    model.sum_(total, "pipeline", "replicate", "shard", "context")
+    counted = model.sum_(counted.to(device), *SAMPLES)
+    loss = float(total) / float(counted)
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
         "bits_per_byte": loss / math.log(2) / bytes_per_token,
         "tokens": int(counted),
-        "bytes": round(counted * bytes_per_token),
+        "bytes": round(float(counted) * bytes_per_token),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from groundup.console import Bar, say
 from groundup.errors import UserError
+from groundup.parallel.model import ParallelModel
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, fingerprint, write_atomically
@@ -41,7 +42,7 @@ def evaluate(recipe: Recipe, run: RunDir) -> dict[str, Any]:
     model = task.build(device)
     checkpoint.load_model(folder, model)
     with Bar("evaluate", task.evaluation_samples, "samples") as bar:
-        result = task.evaluate(model, device, bar.advance)
+        result = task.evaluate(ParallelModel([model]), device, bar.advance)
     samples = task.sample(model, device)
     say(task.describe(result))
     document = {**result, "step": manifest["step"], "samples": samples}

@@ -44,8 +44,8 @@ class Attention(nn.Module):
         super().__init__()
         assert model.kv_heads is not None
         assert model.head_dim is not None
-        self.layer, self.head_dim = layer, model.head_dim
-        self.grouped = model.kv_heads != model.heads
+        self.head_dim = model.head_dim
+        self.core = CoreAttention(layer, grouped=model.kv_heads != model.heads)
         self.query = nn.Linear(model.hidden_size, model.heads * model.head_dim, bias=False)
         self.key = nn.Linear(model.hidden_size, model.kv_heads * model.head_dim, bias=False)
         self.value = nn.Linear(model.hidden_size, model.kv_heads * model.head_dim, bias=False)
@@ -59,12 +59,20 @@ class Attention(nn.Module):
         key_BLGK = self.key(x_BLD).unflatten(-1, (-1, self.head_dim))
         value_BLGK = self.value(x_BLD).unflatten(-1, (-1, self.head_dim))
         query_BLHK, key_BLGK = self.query_norm(query_BLHK), self.key_norm(key_BLGK)
-        attended_BLHK = self._attend(query_BLHK, key_BLGK, value_BLGK, context)
+        attended_BLHK = self.core(query_BLHK, key_BLGK, value_BLGK, context)
         y_BLD: Tensor = self.output(attended_BLHK.flatten(2))
         return y_BLD
 
-    def _attend(self, query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, context: Context) -> Tensor:
-        """Rotate queries and keys and attend; [B, L, H, K]."""
+
+class CoreAttention(nn.Module):
+    """Rotate queries and keys, and attend: what needs all of a sequence, but each head alone."""
+
+    def __init__(self, layer: int, grouped: bool) -> None:
+        super().__init__()
+        self.layer, self.grouped = layer, grouped
+
+    def forward(self, query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, context: Context) -> Tensor:
+        """[B, L, H, K]"""
         unmasked = context.mask is None and context.cos.ndim == 2
         if unmasked and runs_in_blocks(query_BLHK, query_BLHK.shape[1]):
             return rotary_attention(query_BLHK, key_BLGK, value_BLGK, context.cos, context.sin, context.documents_BL)

@@ -1,6 +1,6 @@
 """The decoder: pre-norm transformer layers of attention and SwiGLU, dense or mixture of experts.
 
-No parallel code here: layouts are applied from outside.
+No parallel code here: layouts are applied from outside, as hooks on its modules and as blocks of its parameters.
 
 Shapes: B batch, L sequence, D width of the model, V vocabulary.
 """
@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from groundup.models.attention import Attention, Context, runs_in_blocks
 from groundup.models.cache import KeyValueCache
-from groundup.models.experts import MixtureOfExperts
+from groundup.models.experts import MixtureOfExperts, Router
 from groundup.models.feedforward import FeedForward
+from groundup.models.init import materialise
+from groundup.models.initial import Initial
 from groundup.models.norm import RmsNorm
 from groundup.models.rope import rotary_table
+from groundup.optim.losses import LinearCrossEntropy
 from groundup.recipe.model import Model
 
 
@@ -64,13 +67,29 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList([Layer(model, n) for n in range(model.layers)])
         self.norm = RmsNorm(model.hidden_size, eps=model.norm_eps)
         self.output = None if model.tied_embeddings else nn.Linear(model.hidden_size, vocab_size, bias=False)
-        self.reset_rotary()
+        self.cross_entropy = LinearCrossEntropy()
+        self._make_rotary(self.embedding.weight.device)
 
-    def reset_rotary(self, device: torch.device | str | None = None) -> None:
-        """(Re)make the rotary tables, which are no state and are lost when a meta model gets its memory."""
-        cos_LK, sin_LK = rotary_table(self.model, self.model.context_length, device or self.embedding.weight.device)
+    def _make_rotary(self, device: torch.device | str) -> None:
+        cos_LK, sin_LK = rotary_table(self.model, self.model.context_length, device)
         self.register_buffer("cos_LK", cos_LK, persistent=False)
         self.register_buffer("sin_LK", sin_LK, persistent=False)
+
+    def reset_buffers(self, device: torch.device | str) -> None:
+        """Remake what is no parameter, which is lost when a meta model gets its memory."""
+        for module in self.modules():
+            if isinstance(module, Router):
+                module.reset_buffers()
+        self._make_rotary(device)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """Norms are one; matrices normal with `initializer_range`, smaller where they lead into the residual stream, so
+        that its variance does not grow with depth (GPT-2 report, section 2.3). No bias exists."""
+        if "norm" in name.rsplit(".", 2)[-2]:
+            return Initial("constant", 1.0)
+        std = self.model.initializer_range
+        into_residual = name.endswith((".output.weight", ".down.weight", ".down"))
+        return Initial("normal", std / (2 * self.model.layers) ** 0.5 if into_residual else std)
 
     @property
     def output_weight(self) -> Tensor:
@@ -84,13 +103,15 @@ class Decoder(nn.Module):
         documents_BL: Tensor | None = None,
         cache: KeyValueCache | None = None,
         seen: int = 0,
+        entering: Hidden | None = None,
     ) -> Hidden:
         """Hidden states after the final norm.
 
         tokens_BL: int64. positions_BL: int64, needed with a cache; default 0 .. L-1. documents_BL: ids; a token sees
         only its own document; None where each row is one document. cache: keys and values seen so far; `seen` is then
-        the length of the longest row, the new tokens included.
+        the length of the longest row, the new tokens included. entering: what earlier layers, held elsewhere, made.
         """
+        x_BLD, auxiliary = (self.embedding(tokens_BL), None) if entering is None else entering
         length = tokens_BL.shape[1]
         cos, sin = self.cos_LK[:length], self.sin_LK[:length]
         if positions_BL is not None:
@@ -99,11 +120,9 @@ class Decoder(nn.Module):
         if cache is not None:
             assert positions_BL is not None
             mask = torch.arange(seen, device=tokens_BL.device) <= positions_BL[:, None, :, None]
-        elif documents_BL is not None and (cos.ndim == 3 or not runs_in_blocks(self.embedding.weight, length)):
+        elif documents_BL is not None and (cos.ndim == 3 or not runs_in_blocks(x_BLD, length)):
             mask = (documents_BL[:, None, :, None] == documents_BL[:, None, None, :]).tril()
         context = Context(cos, sin, mask, documents_BL, cache, positions_BL, seen)
-        x_BLD = self.embedding(tokens_BL)
-        auxiliary = None
         for layer in self.layers:
             x_BLD, layer_auxiliary = layer(x_BLD, context)
             if layer_auxiliary is not None:
@@ -113,3 +132,11 @@ class Decoder(nn.Module):
     def logits(self, x_BLD: Tensor) -> Tensor:
         """Logits over the vocabulary for hidden states of any leading shape. Training uses the chunked loss instead."""
         return F.linear(x_BLD, self.output_weight)
+
+
+def build_decoder(model_section: Model, vocab_size: int, seed: int, device: torch.device | str) -> Decoder:
+    """A decoder with initial weights, made on the device itself: nothing is allocated twice."""
+    with torch.device("meta"):
+        decoder = Decoder(model_section, vocab_size)
+    materialise(decoder, seed, device)
+    return decoder

@@ -33,8 +33,12 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float, features: int, seed: int, name: str) -> None:
         super().__init__()
-        self.p = p
-        odd_F = hash_counters(stream_key(seed, f"dropout.{name}"), torch.arange(features)).to(torch.int32) | 1
+        self.p, self.features = p, features
+        self.key = stream_key(seed, f"dropout.{name}")
+        self.reset_buffers("cpu")
+
+    def reset_buffers(self, device: torch.device | str) -> None:
+        odd_F = hash_counters(self.key, torch.arange(self.features, device=device)).to(torch.int32) | 1
         self.register_buffer("odd_F", odd_F, persistent=False)
 
     def keep(self, rows_B1: Tensor) -> Tensor:

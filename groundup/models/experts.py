@@ -6,6 +6,8 @@ P = N * per_token routed copies, sorted by expert.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,12 @@ class Router(nn.Module):
         if experts.balance == "bias":
             self.register_buffer("bias_E", torch.zeros(experts.count))
         self.register_buffer("load_E", torch.zeros(experts.count), persistent=False)
+        self.sequence_counts = nn.Identity()  # where a sequence is cut over ranks, their sum
+
+    def reset_buffers(self) -> None:
+        self.load_E.zero_()
+        if self.experts.balance == "bias":
+            self.bias_E.zero_()
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights [B, L, k] in fp32, expert ids [B, L, k], auxiliary loss (fp32 scalar, summed over tokens)."""
@@ -47,33 +55,51 @@ class Router(nn.Module):
             1, chosen_BLk.flatten(1), torch.ones_like(chosen_BLk.flatten(1), dtype=probability_BLE.dtype)
         )
         if self.training:
+            # Doubled for a layer that is computed again for the backward pass, which no comparison with the mean sees.
             self.load_E += count_BE.detach().sum(0)
         auxiliary = probability_BLE.new_zeros(())
         if self.experts.balance == "auxiliary":
-            length = x_BLD.shape[1]
-            share_BE = count_BE / (length * self.experts.per_token)
-            per_sequence_B = self.experts.count * (share_BE * probability_BLE.mean(1)).sum(-1)
-            auxiliary = self.experts.auxiliary_weight * length * per_sequence_B.sum()
+            count_BE = self.sequence_counts(count_BE)
+            share_BE = count_BE / count_BE.sum(-1, keepdim=True)
+            per_sequence_B = self.experts.count * (share_BE * probability_BLE.sum(1)).sum(-1)
+            auxiliary = self.experts.auxiliary_weight * per_sequence_B.sum()
         return weight_BLk, chosen_BLk, auxiliary
 
     @torch.no_grad()
-    def update_bias(self) -> None:
+    def update_bias(self, sum_over_tokens: Callable[[Tensor], Tensor]) -> None:
         """Once per optimizer step: raise the bias of experts that got less than the mean load, lower the others'."""
         if self.experts.balance == "bias":
+            sum_over_tokens(self.load_E)
             self.bias_E += self.experts.bias_update_rate * torch.sign(self.load_E.mean() - self.load_E)
         self.load_E.zero_()
 
 
-class MixtureOfExperts(nn.Module):
+class ExpertStack(nn.Module):
     """Experts are stacked: gate and up [E, F, D], down [E, D, F]."""
+
+    def __init__(self, hidden_size: int, ffn_size: int, count: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.empty(count, ffn_size, hidden_size))
+        self.up = nn.Parameter(torch.empty(count, ffn_size, hidden_size))
+        self.down = nn.Parameter(torch.empty(count, hidden_size, ffn_size))
+
+    def forward(self, x_PD: Tensor, count_E: Tensor) -> Tensor:
+        """Each expert on its rows: `count_E` (int64) of them, one expert after the other."""
+        ends_E = count_E.cumsum(0).to(torch.int32)
+        gate_PF = F.grouped_mm(x_PD, self.gate.to(x_PD.dtype).transpose(1, 2), offs=ends_E)
+        up_PF = F.grouped_mm(x_PD, self.up.to(x_PD.dtype).transpose(1, 2), offs=ends_E)
+        return F.grouped_mm(F.silu(gate_PF) * up_PF, self.down.to(x_PD.dtype).transpose(1, 2), offs=ends_E)
+
+
+class MixtureOfExperts(nn.Module):
+    """Every token through the experts its router chose, and through the shared one where there is one."""
 
     def __init__(self, hidden_size: int, experts: Experts) -> None:
         super().__init__()
         assert experts.ffn_size is not None
+        self.count = experts.count
         self.router = Router(hidden_size, experts)
-        self.gate = nn.Parameter(torch.empty(experts.count, experts.ffn_size, hidden_size))
-        self.up = nn.Parameter(torch.empty(experts.count, experts.ffn_size, hidden_size))
-        self.down = nn.Parameter(torch.empty(experts.count, hidden_size, experts.ffn_size))
+        self.experts = ExpertStack(hidden_size, experts.ffn_size, experts.count)
         self.shared = FeedForward(hidden_size, experts.shared_ffn_size) if experts.shared_ffn_size else None
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,16 +107,10 @@ class MixtureOfExperts(nn.Module):
         weight_BLk, chosen_BLk, auxiliary = self.router(x_BLD)
         x_ND, per_token = x_BLD.flatten(0, 1), chosen_BLk.shape[-1]
         expert_P, order_P = chosen_BLk.flatten().sort(stable=True)
-        ends_E = torch.searchsorted(
-            expert_P, torch.arange(self.gate.shape[0], device=expert_P.device), right=True, out_int32=True
-        )
-        dtype = (
-            torch.get_autocast_dtype(x_ND.device.type) if torch.is_autocast_enabled(x_ND.device.type) else x_ND.dtype
-        )
-        x_PD = x_ND[order_P // per_token].to(dtype)
-        gate_PF = F.grouped_mm(x_PD, self.gate.to(dtype).transpose(1, 2), offs=ends_E)
-        up_PF = F.grouped_mm(x_PD, self.up.to(dtype).transpose(1, 2), offs=ends_E)
-        y_PD = F.grouped_mm(F.silu(gate_PF) * up_PF, self.down.to(dtype).transpose(1, 2), offs=ends_E)
+        count_E = torch.bincount(expert_P, minlength=self.count)
+        kind = x_ND.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
+        y_PD = self.experts(x_ND[order_P // per_token].to(dtype), count_E)
         y_PD = y_PD * weight_BLk.flatten()[order_P, None].to(y_PD.dtype)
         y_ND = torch.zeros_like(x_ND, dtype=y_PD.dtype).index_add_(0, order_P // per_token, y_PD)
         y_BLD = y_ND.view_as(x_BLD)

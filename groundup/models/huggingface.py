@@ -53,15 +53,15 @@ _DENSE = {
 }
 _MIXTRAL = {
     "ffn.router.weight": "block_sparse_moe.gate.weight",
-    "ffn.gate": "block_sparse_moe.experts.{expert}.w1.weight",
-    "ffn.up": "block_sparse_moe.experts.{expert}.w3.weight",
-    "ffn.down": "block_sparse_moe.experts.{expert}.w2.weight",
+    "ffn.experts.gate": "block_sparse_moe.experts.{expert}.w1.weight",
+    "ffn.experts.up": "block_sparse_moe.experts.{expert}.w3.weight",
+    "ffn.experts.down": "block_sparse_moe.experts.{expert}.w2.weight",
 }
 _QWEN3_MOE = {
     "ffn.router.weight": "mlp.gate.weight",
-    "ffn.gate": "mlp.experts.{expert}.gate_proj.weight",
-    "ffn.up": "mlp.experts.{expert}.up_proj.weight",
-    "ffn.down": "mlp.experts.{expert}.down_proj.weight",
+    "ffn.experts.gate": "mlp.experts.{expert}.gate_proj.weight",
+    "ffn.experts.up": "mlp.experts.{expert}.up_proj.weight",
+    "ffn.experts.down": "mlp.experts.{expert}.down_proj.weight",
 }
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -133,7 +133,7 @@ def decoder_from(state: Mapping[str, Tensor], model: Model, vocab_size: int) -> 
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
                 setattr(module, name, torch.zeros_like(buffer, device=device))
-    decoder.reset_rotary(device)
+    decoder.reset_buffers(device)
     return decoder.eval()
 
 

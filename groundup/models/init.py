@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
 import torch
+from torch import Tensor, nn
 
-from groundup.models.decoder import Decoder
-from groundup.random import fill_normal_, stream_key
-from groundup.recipe.model import Model
+from groundup.models.initial import Initial
+from groundup.part import Part
+from groundup.random import fill_normal_, fill_uniform_, stream_key
 
-# Projections into the residual stream start smaller, so that its variance does not grow with depth (GPT-2 report, 2.3).
-_INTO_RESIDUAL = ("attention.output.weight", "ffn.down.weight", "ffn.down", "ffn.shared.down.weight")
+
+class Initialised(Protocol):
+    """A model that knows how its parameters begin and remakes its buffers, which are lost on the meta device."""
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial: ...
+
+    def reset_buffers(self, device: torch.device | str) -> None: ...
+
+
+def fill(tensor: Tensor, initial: Initial, seed: int, name: str, part: Part | None = None) -> None:
+    """Fill what a process holds of the parameter `name`."""
+    if initial.kind == "constant":
+        tensor.fill_(initial.value)
+    elif initial.kind == "normal":
+        fill_normal_(tensor, stream_key(seed, name), initial.value, part=part)
+    else:
+        fill_uniform_(tensor, stream_key(seed, name), initial.value, part=part)
 
 
 @torch.no_grad()
-def initialise(model: Decoder, seed: int) -> None:
-    """Fill every parameter in place. Norms are one; matrices normal with `initializer_range`; no bias exists."""
-    base = model.model.initializer_range
-    for name, parameter in model.named_parameters():
-        if "norm" in name.rsplit(".", 2)[-2]:
-            parameter.fill_(1.0)
-            continue
-        residual = name.endswith(_INTO_RESIDUAL)
-        std = base / (2 * model.model.layers) ** 0.5 if residual else base
-        fill_normal_(parameter.data, stream_key(seed, name), std)
+def initialise(model: Initialised, named: Iterator[tuple[str, Tensor]], seed: int, parts: Mapping[str, Part]) -> None:
+    """Fill the named parameters in place; `parts` tells which block of each is held, where it is not the whole."""
+    for name, tensor in named:
+        part = parts.get(name)
+        shape = tuple(tensor.shape) if part is None else part.shape
+        fill(tensor, model.initial(name, shape), seed, name, part)
 
 
-def build_decoder(model_section: Model, vocab_size: int, seed: int, device: torch.device | str) -> Decoder:
-    """A decoder with initial weights, made on the device itself: nothing is allocated twice."""
-    with torch.device("meta"):
-        decoder = Decoder(model_section, vocab_size)
-    decoder.to_empty(device=device)
-    for module in decoder.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in ("cos_LK", "sin_LK"):
-                buffer.zero_()
-    decoder.reset_rotary(device)
-    initialise(decoder, seed)
-    return decoder
+def materialise(model: nn.Module, seed: int, device: torch.device | str) -> None:
+    """Give a whole model on the meta device its memory and its initial values."""
+    model.to_empty(device=device)
+    model.reset_buffers(device)  # type: ignore[operator]
+    initialise(model, ((n, p.data) for n, p in model.named_parameters()), seed, {})  # type: ignore[arg-type]

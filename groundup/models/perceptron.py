@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.models.dropout import Dropout, row_numbers, rows_key
-from groundup.random import fill_normal_, stream_key
+from groundup.models.init import materialise
+from groundup.models.initial import Initial
 from groundup.recipe.table import Classifier
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -54,6 +55,24 @@ class Perceptron(nn.Module):
         )
         self.output = nn.Linear(widths[-1], classes)
 
+    def reset_buffers(self, device: torch.device | str) -> None:
+        """Remake what is no parameter, which is lost when a meta model gets its memory."""
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.reset_buffers(device)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """Weights and biases uniform within 1 / sqrt(inputs), as torch begins a linear layer; norms one and zero."""
+        if ".norm." in name:
+            return Initial("constant", 1.0 if name.endswith("weight") else 0.0)
+        inputs = shape[1] if len(shape) == 2 else self._inputs(name)
+        return Initial("uniform", 1.0 / math.sqrt(inputs))
+
+    def _inputs(self, name: str) -> int:
+        """Input width of the linear layer a bias belongs to."""
+        widths = [self.features, *self.model.widths]
+        return widths[-1] if name.startswith("output") else widths[int(name.split(".")[1])]
+
     def forward(self, x_BF: Tensor, positions_B: Tensor | None = None) -> Tensor:
         """Logits [B, C]. positions: int64 [B], the rows' places in the stream; needed for dropout in training only."""
         rows_B1 = None
@@ -66,16 +85,9 @@ class Perceptron(nn.Module):
         return logits_BC
 
 
-@torch.no_grad()
 def build_perceptron(model: Classifier, features: int, classes: int, seed: int, device: torch.device) -> Perceptron:
-    """Weights by He et al. (2015, arXiv:1502.01852) before ReLU-like activations, by LeCun's rule before tanh and the
-    output; biases zero. A parameter's values depend on the seed and its name alone."""
-    with torch.device(device):
+    """A perceptron with initial weights."""
+    with torch.device("meta"):
         perceptron = Perceptron(model, features, classes, seed)
-    for name, parameter in perceptron.named_parameters():
-        if parameter.ndim == 2:
-            gain = 1.0 if model.activation == "tanh" or name.startswith("output") else math.sqrt(2.0)
-            fill_normal_(parameter.data, stream_key(seed, name), gain / math.sqrt(parameter.shape[1]))
-        elif name.endswith("bias"):
-            parameter.zero_()
+    materialise(perceptron, seed, device)
     return perceptron

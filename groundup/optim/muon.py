@@ -4,7 +4,7 @@ layers in neural networks"), scaled to AdamW's step size (Liu et al., arXiv:2502
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,11 +31,28 @@ def orthogonalise(matrix_RC: Tensor) -> Tensor:
     return result
 
 
-class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonal steps, decoupled weight decay. Parameters are matrices or stacks of matrices."""
+class Whole(NamedTuple):
+    """How a rank that holds a block of a parameter comes by the whole: `gather` puts together a tensor cut like the
+    parameter, `mine` takes this rank's block of a whole one. Both are given the parameter."""
 
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float, weight_decay: float) -> None:
+    gather: Callable[[Tensor, Tensor], Tensor]
+    mine: Callable[[Tensor, Tensor], Tensor]
+
+
+WHOLE = Whole(lambda parameter, tensor: tensor, lambda parameter, tensor: tensor)  # all is held here
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonal steps, decoupled weight decay. Parameters are matrices or stacks of matrices.
+
+    Orthogonal steps need whole matrices: where parameters are cut over ranks, each gathers them and does the same work.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float, weight_decay: float, whole: Whole = WHOLE
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.whole = whole
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -50,7 +67,8 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 buffer: Tensor = state["momentum_buffer"]
                 buffer.lerp_(parameter.grad, 1.0 - group["momentum"])
-                update = orthogonalise(parameter.grad.lerp(buffer, group["momentum"]))
-                scale = 0.2 * max(parameter.shape[-2:]) ** 0.5
+                direction = self.whole.gather(parameter, parameter.grad.lerp(buffer, group["momentum"]))
+                update = self.whole.mine(parameter, orthogonalise(direction))
+                scale = 0.2 * max(direction.shape[-2:]) ** 0.5
                 parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
                 parameter.add_(update, alpha=-group["lr"] * scale)

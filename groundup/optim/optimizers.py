@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from groundup.optim.muon import Muon
+from groundup.optim.muon import WHOLE, Muon, Whole
 from groundup.recipe.optim import Optim
 
 
@@ -23,18 +24,23 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
 
 
 def _groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    """Decayed and not; and sharded and not, which no kernel takes together. Without decay one group will do, so that
+    its update is one kernel."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
-        # Without decay one group will do, so that its update is one kernel.
-        (decayed if weight_decay and is_decayed(name, parameter) else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+        decayed = bool(weight_decay) and is_decayed(name, parameter)
+        groups.setdefault((decayed, isinstance(parameter, DTensor)), []).append(parameter)
+    return [
+        {"params": found, "weight_decay": weight_decay if decayed else 0.0}
+        for (decayed, _), found in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+    ]
 
 
-def build_optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimizer]:
-    """One optimizer, or two under muon. Fused kernels where torch has them."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+def build_optimizers(
+    parameters: Iterable[tuple[str, nn.Parameter]], optim: Optim, whole: Whole = WHOLE
+) -> list[torch.optim.Optimizer]:
+    """One optimizer, or two under muon. Fused kernels where torch has them. whole: how Muon comes by whole matrices."""
+    named = [(n, p) for n, p in parameters if p.requires_grad]
     beta1, beta2 = optim.betas
 
     def adam(kind: type[torch.optim.Adam], named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
@@ -51,7 +57,7 @@ def build_optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimiz
     hidden = [(n, p) for n, p in named if is_hidden_matrix(n, p)]
     rest = [(n, p) for n, p in named if not is_hidden_matrix(n, p)]
     return [
-        Muon(_groups(hidden, optim.weight_decay), optim.lr, optim.momentum, optim.weight_decay),
+        Muon(_groups(hidden, optim.weight_decay), optim.lr, optim.momentum, optim.weight_decay, whole),
         adam(torch.optim.AdamW, rest),
     ]
 
@@ -62,10 +68,9 @@ def set_lr(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
             group["lr"] = lr
 
 
-def state_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
-    """The optimizers' state under names made of the parameter's name and the state's: what a checkpoint holds."""
-    for name, parameter in model.named_parameters():
-        for optimizer in optimizers:
-            for key, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    yield f"{name}.{key}", value
+def state_tensors(parameter: nn.Parameter, optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
+    """The optimizers' state of a parameter by its own name."""
+    for optimizer in optimizers:
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                yield key, value

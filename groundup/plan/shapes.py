@@ -35,7 +35,7 @@ def layer_shapes(model: Model) -> Iterator[tuple[str, Shape]]:
         return
     assert experts.ffn_size is not None
     yield "ffn.router.weight", (experts.count, width)
-    for name, shape in _swiglu("ffn.", width, experts.ffn_size, ""):
+    for name, shape in _swiglu("ffn.experts.", width, experts.ffn_size, ""):
         yield name, (experts.count, *shape)
     if experts.shared_ffn_size:
         yield from _swiglu("ffn.shared.", width, experts.shared_ffn_size, ".weight")
@@ -74,7 +74,7 @@ def count_parameters(model: Model, vocab_size: int) -> Parameters:
     total = model.layers * layer + embedding * (1 if model.tied_embeddings else 2) + model.hidden_size
     idle = 0
     if model.experts is not None:
-        routed = sum(math.prod(per_layer[f"ffn.{name}"]) for name in ("gate", "up", "down"))
+        routed = sum(math.prod(per_layer[f"ffn.experts.{name}"]) for name in ("gate", "up", "down"))
         idle = model.layers * routed * (model.experts.count - model.experts.per_token) // model.experts.count
     return Parameters(total, embedding, total - idle)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.language_checks import language_problems
+from groundup.recipe.parallel_checks import parallel_problems
 from groundup.recipe.problem import Problem
 from groundup.recipe.sections import Recipe
 from groundup.recipe.table import TableRecipe
@@ -45,7 +46,8 @@ def field_names(section: BaseModel, prefix: str = "") -> Iterator[str]:
 
 
 def _tune(recipe: Recipe) -> Iterator[Problem]:
-    names = [name for name in field_names(recipe) if not name.startswith(("tune.", "serve.", "name", "task"))]
+    fixed = ("tune.", "serve.", "parallel.", "name", "task")
+    names = [name for name in field_names(recipe) if not name.startswith(fixed)]
     for key, dimension in recipe.tune.search.items():
         path = ("tune", "search", key)
         if key not in names:
@@ -71,4 +73,4 @@ def impossible(recipe: Recipe) -> list[Problem]:
         problems += language_problems(recipe)
     if isinstance(recipe, TableRecipe):
         problems += table_problems(recipe)
-    return problems
+    return [*problems, *parallel_problems(recipe)]

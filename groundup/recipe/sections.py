@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from groundup.recipe.base import Section
 from groundup.recipe.optim import Optim
+from groundup.recipe.parallel import Parallel
 from groundup.recipe.quantities import Duration, DurationField, Pace
 
 
@@ -85,6 +86,7 @@ class Recipe(Section):
     model: Section = Field(default_factory=Section)
     optim: Optim = Field(default_factory=Optim, description=Optim.__doc__)
     train: Train = Field(default_factory=Train, description=Train.__doc__)
+    parallel: Parallel = Field(default_factory=Parallel, description=Parallel.__doc__)
     evaluate: Evaluate = Field(default_factory=Evaluate, description=Evaluate.__doc__)
     export: Section = Field(default_factory=Section)
     serve: Serve = Field(default_factory=Serve, description=Serve.__doc__)

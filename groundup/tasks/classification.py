@@ -20,6 +20,8 @@ from groundup.data.table.stream import Rows, TableSplit, TableStream
 from groundup.evaluate.classification import full_metrics, validation_metrics
 from groundup.models.perceptron import Perceptron, build_perceptron
 from groundup.optim.precision import autocast
+from groundup.parallel.build import evaluation_rows
+from groundup.parallel.model import ParallelModel
 from groundup.plan.perceptron import flops_per_row
 from groundup.recipe.table import TableRecipe
 from groundup.rundir import RunDir, load_manifest
@@ -77,6 +79,10 @@ class Classification:
     def flops_per_sample(self) -> float:
         return flops_per_row(self.recipe.model, self.features, len(self.labels))
 
+    def skeleton(self) -> Perceptron:
+        with torch.device("meta"):
+            return Perceptron(self.recipe.model, self.features, len(self.labels), self.recipe.seed)
+
     def build(self, device: torch.device) -> Perceptron:
         return build_perceptron(self.recipe.model, self.features, len(self.labels), self.recipe.seed, device)
 
@@ -88,9 +94,12 @@ class Classification:
         rows = self.train.samples(start, stop)
         return rows if self.weights_C is None else replace(rows, weights_B=self.weights_C[rows.labels_B])
 
-    def loss(self, model: Perceptron, batch: Rows) -> tuple[Tensor, Tensor]:
+    def arguments(self, batch: Rows) -> dict[str, Tensor | None]:
+        return {"x_BF": batch.features_BF, "positions_B": batch.positions_B}
+
+    def loss(self, model: Perceptron, output: Tensor, batch: Rows) -> tuple[Tensor, Tensor]:
         """(what is minimised, cross-entropy to display), both sums over the weighted rows."""
-        logits_BC = model(batch.features_BF, batch.positions_B).float()
+        logits_BC = output.float()
         smoothing = self.recipe.optim.label_smoothing
         loss_B = F.cross_entropy(logits_BC, batch.labels_B, reduction="none", label_smoothing=smoothing)
         if self.recipe.optim.z_loss:
@@ -98,32 +107,52 @@ class Classification:
         loss = (loss_B * batch.weights_B).sum()
         return loss, loss.detach()
 
-    def after_step(self, model: Perceptron) -> None:
+    def after_step(self, model: Perceptron, sum_over_tokens: Callable[[Tensor], Tensor]) -> None:
         pass
 
+    def cross_entropy(self, model: Perceptron, output: Tensor, batch: Rows) -> Tensor:
+        """Summed over the weighted rows."""
+        loss_B = F.cross_entropy(output.float(), batch.labels_B, reduction="none")
+        return (loss_B * batch.weights_B).sum()
+
     def logits(
-        self, model: Perceptron, stream: TableStream, device: torch.device, advance: Callable[[int], None] | None = None
+        self,
+        model: ParallelModel,
+        stream: TableStream,
+        device: torch.device,
+        advance: Callable[[int], None] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Logits [N, C] and class ids [N] of a part, in its order, with dropout off."""
-        portion = self.recipe.evaluate.micro_batch or _SCORED_ROWS
-        was_training = model.training
-        model.eval()
+        """Logits [N, C] and class ids [N] of a part, in its order, with dropout off. All data ranks score all rows."""
+        portion = evaluation_rows(self.recipe, model, self.recipe.evaluate.micro_batch or _SCORED_ROWS)
+        was_training = model.train(False)
         logits, labels = [], []
-        with torch.no_grad(), autocast(self.recipe.optim.precision, device):
+        with autocast(self.recipe.optim.precision, device):
             for start in range(0, stream.samples_per_epoch, portion):
-                rows = stream.in_order(start, min(start + portion, stream.samples_per_epoch))
-                logits.append(model(rows.to(device).features_BF).float().cpu().numpy())
+                stop = min(start + portion, stream.samples_per_epoch)
+                rows = stream.in_order(start, stop)
+                batch = rows.padded(portion if model.pipeline is not None else 0).to(device)
+                logits_BC = torch.zeros(len(batch), len(self.labels), device=device)
+                done = 0
+
+                def keep(module: Any, output: Tensor, part: Rows, logits_BC: Tensor = logits_BC) -> None:
+                    nonlocal done
+                    logits_BC[done : done + len(part)] = output
+                    done += len(part)
+
+                model.score(self.arguments(batch), batch, keep)
+                model.sum_(logits_BC, "pipeline")  # zeros but where the last stage is
+                logits.append(logits_BC[: stop - start].cpu().numpy())
                 labels.append(rows.labels_B.numpy())
                 if advance is not None:
                     advance(len(rows))
         model.train(was_training)
         return np.concatenate(logits), np.concatenate(labels)
 
-    def validate(self, model: Perceptron, device: torch.device) -> dict[str, float]:
+    def validate(self, model: ParallelModel, device: torch.device) -> dict[str, float]:
         """Loss, accuracy and F1 on the validation rows."""
         return validation_metrics(*self.logits(model, self.validation, device))
 
-    def evaluate(self, model: Perceptron, device: torch.device, advance: Callable[[int], None]) -> dict[str, Any]:
+    def evaluate(self, model: ParallelModel, device: torch.device, advance: Callable[[int], None]) -> dict[str, Any]:
         """All metrics on the test rows."""
         return full_metrics(*self.logits(model, self.test, device, advance), self.labels)
 

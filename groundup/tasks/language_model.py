@@ -14,12 +14,12 @@ from groundup.data.shards import open_sources
 from groundup.data.stream import TokenStream
 from groundup.data.tokenizer import Tokenizer
 from groundup.evaluate.language_model import evaluate_stream
-from groundup.models.decoder import Decoder
+from groundup.models.decoder import Decoder, Hidden, build_decoder
 from groundup.models.experts import Router
-from groundup.models.init import build_decoder
 from groundup.models.sampling import generate
-from groundup.optim.losses import linear_cross_entropy
 from groundup.optim.precision import autocast
+from groundup.parallel.build import evaluation_rows
+from groundup.parallel.model import ParallelModel
 from groundup.plan.shapes import flops_per_token
 from groundup.recipe.language import LanguageRecipe
 from groundup.rundir import RunDir, load_manifest
@@ -75,6 +75,10 @@ class LanguageModel:
     def flops_per_sample(self) -> float:
         return flops_per_token(self.recipe.model, self.vocab_size, self.length) * self.length
 
+    def skeleton(self) -> Decoder:
+        with torch.device("meta"):
+            return Decoder(self.recipe.model, self.vocab_size)
+
     def build(self, device: torch.device) -> Decoder:
         return build_decoder(self.recipe.model, self.vocab_size, self.recipe.seed, device)
 
@@ -85,26 +89,32 @@ class LanguageModel:
         """Samples [start, stop) of the training stream."""
         return self.train.samples(start, stop)
 
-    def loss(self, model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    def cross_entropy(self, model: Decoder, output: Hidden, batch: Batch) -> Tensor:
+        """Summed over the counted tokens, without smoothing or z-loss."""
+        loss: Tensor = model.cross_entropy(output.x_BLD, model.output_weight, batch.labels_BL, batch.weights_BL)
+        return loss
+
+    def arguments(self, batch: Batch) -> dict[str, Tensor | None]:
+        return {"tokens_BL": batch.tokens_BL, "documents_BL": batch.documents_BL}
+
+    def loss(self, model: Decoder, output: Hidden, batch: Batch) -> tuple[Tensor, Tensor]:
         """(what is minimised, cross-entropy to display), both sums over the counted tokens."""
-        hidden = model(batch.tokens_BL, documents_BL=batch.documents_BL)
         optim = self.recipe.optim
-        loss = linear_cross_entropy(
-            hidden.x_BLD.flatten(0, 1),
+        loss: Tensor = model.cross_entropy(
+            output.x_BLD,
             model.output_weight,
-            batch.labels_BL.flatten(),
-            batch.weights_BL.flatten(),
+            batch.labels_BL,
+            batch.weights_BL,
             label_smoothing=optim.label_smoothing,
             z_loss=optim.z_loss,
         )
-        total = loss if hidden.auxiliary is None else loss + hidden.auxiliary
-        return total, loss.detach()
+        return loss if output.auxiliary is None else loss + output.auxiliary, loss.detach()
 
-    def after_step(self, model: Decoder) -> None:
+    def after_step(self, model: Decoder, sum_over_tokens: Callable[[Tensor], Tensor]) -> None:
         """What the model does once per optimizer step: balance its experts."""
         for module in model.modules():
             if isinstance(module, Router):
-                module.update_bias()
+                module.update_bias(sum_over_tokens)
 
     @property
     def validation_bytes_per_token(self) -> float:
@@ -114,12 +124,12 @@ class LanguageModel:
         labels = split["tokens"] - len(self.validation.sources)
         return float(split["bytes"] / (labels if self.validation.joined else labels - split["documents"]))
 
-    def validate(self, model: Decoder, device: torch.device) -> dict[str, float]:
+    def validate(self, model: ParallelModel, device: torch.device) -> dict[str, float]:
         """Loss, perplexity and bits per byte on the first `train.validation_tokens` of the validation part."""
         windows = min(self.evaluation_samples, max(1, self.recipe.train.validation_tokens // self.length))
         return self._score(model, device, windows)
 
-    def evaluate(self, model: Decoder, device: torch.device, advance: Callable[[int], None]) -> dict[str, Any]:
+    def evaluate(self, model: ParallelModel, device: torch.device, advance: Callable[[int], None]) -> dict[str, Any]:
         """The same on the whole validation part."""
         return self._score(model, device, self.evaluation_samples, advance)
 
@@ -130,14 +140,15 @@ class LanguageModel:
         )
 
     def _score(
-        self, model: Decoder, device: torch.device, windows: int, advance: Callable[[int], None] | None = None
+        self, model: ParallelModel, device: torch.device, windows: int, advance: Callable[[int], None] | None = None
     ) -> dict[str, float]:
         recipe = self.recipe
         return evaluate_stream(
             model,
+            self,
             self.validation,
             windows=windows,
-            micro_batch=recipe.evaluate.micro_batch or recipe.train.micro_batch,
+            rows=evaluation_rows(recipe, model, recipe.evaluate.micro_batch or recipe.train.micro_batch),
             bytes_per_token=self.validation_bytes_per_token,
             context=autocast(recipe.optim.precision, device),
             device=device,

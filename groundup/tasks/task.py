@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-
-class Samples(Protocol):
-    """A portion of samples with their labels."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def counted(self) -> float:
-        """Sum of the labels' weights; read on the host, before the samples go to a device."""
-
-    def rows(self, start: int, stop: int) -> Self: ...
-
-    def to(self, device: torch.device) -> Self: ...
+from groundup.data.samples import Samples
+from groundup.parallel.model import ParallelModel
 
 
 class Task(Protocol):
@@ -42,25 +31,35 @@ class Task(Protocol):
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on to be taken up."""
 
+    def skeleton(self) -> Any:
+        """The model without memory, to be cut before it gets any."""
+
     def build(self, device: torch.device) -> Any:
-        """The model with its initial weights."""
+        """The whole model with its initial weights."""
 
     def blocks(self, model: Any) -> Iterable[nn.Module]:
-        """The parts of the model that are compiled one by one."""
+        """The parts of the model that are compiled, sharded and computed again one by one."""
 
     def batch(self, start: int, stop: int) -> Samples:
         """Samples [start, stop) of the training stream, on the host."""
 
-    def loss(self, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        """(what is minimised, what is displayed), fp32 scalars, both sums over what counts in the batch."""
+    def arguments(self, batch: Any) -> dict[str, Tensor | None]:
+        """What the model's forward pass takes of a batch."""
 
-    def after_step(self, model: Any) -> None:
-        """What the model does once per optimizer step."""
+    def loss(self, model: Any, output: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        """(what is minimised, what is displayed) of the model's output, fp32 scalars, both sums over what counts in the
+        batch."""
 
-    def validate(self, model: Any, device: torch.device) -> dict[str, float]:
+    def after_step(self, model: Any, sum_over_tokens: Callable[[Tensor], Tensor]) -> None:
+        """What the model does once per optimizer step. `sum_over_tokens` sums in place over ranks with other tokens."""
+
+    def cross_entropy(self, model: Any, output: Any, batch: Any) -> Tensor:
+        """Of the model's output, summed over what counts in the batch: what quality is measured by."""
+
+    def validate(self, model: ParallelModel, device: torch.device) -> dict[str, float]:
         """Metrics on the validation part, or on as much of it as the recipe grants a validation on the way."""
 
-    def evaluate(self, model: Any, device: torch.device, advance: Callable[[int], None]) -> dict[str, Any]:
+    def evaluate(self, model: ParallelModel, device: torch.device, advance: Callable[[int], None]) -> dict[str, Any]:
         """All metrics on the whole part that the last word is about; `advance` is told samples done."""
 
     @property

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
@@ -71,6 +72,10 @@ class _Reader(FileSystemReader):
         return metadata
 
 
+def _many() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
 @contextmanager
 def _one_process() -> Iterator[None]:
     """Without torch's warning that a single process saves or loads, which is what is meant."""
@@ -88,6 +93,12 @@ def complete(root: Path) -> list[Path]:
     return sorted(p.parent for p in root.glob("step-*/manifest.json"))
 
 
+def take_up(root: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from, after what a crash left half written is removed. For one process of the run."""
+    clean_up(root)
+    return newest(root)
+
+
 def clean_up(root: Path) -> None:
     """Remove what a crash left half written. Only for the holder of the run's lock."""
     for path in root.glob("step-*"):
@@ -98,13 +109,36 @@ def clean_up(root: Path) -> None:
 def save(root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int) -> Path:
     """Write the checkpoint of `step`; keep the newest `keep` and the best. `facts` must be JSON."""
     folder = folder_of(root, step)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    leads = not _many() or dist.get_rank() == 0
+    if leads:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    if _many():
+        dist.barrier()
     with _one_process():
-        save_state_dict(dict(tensors), storage_writer=FileSystemWriter(folder), no_dist=True)
-    files = {p.name: checksum(p) for p in sorted(folder.iterdir())}
-    manifest = {"format": FORMAT, "step": step, **facts, "files": files}
-    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
+        save_state_dict(dict(tensors), storage_writer=FileSystemWriter(folder), no_dist=not _many())
+    files = _checksums(folder)
+    if leads:
+        manifest = {"format": FORMAT, "step": step, **facts, "files": files}
+        write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
+        _drop_old(root, keep, facts)
+    if _many():
+        dist.barrier()
+    return folder
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Of every file of the checkpoint, by name; each process reads those it wrote."""
+    if not _many():
+        return {p.name: checksum(p) for p in sorted(folder.iterdir())}
+    rank = dist.get_rank()
+    mine = [*folder.glob(f"__{rank}_*.distcp"), *([folder / ".metadata"] if rank == 0 else [])]
+    found: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, {p.name: checksum(p) for p in mine})
+    return {name: value for part in found for name, value in sorted(part.items())}
+
+
+def _drop_old(root: Path, keep: int, facts: dict[str, Any]) -> None:
     best = facts.get("best")
     for old in complete(root)[:-keep]:
         if best is not None and old == folder_of(root, best["step"]):
@@ -112,7 +146,6 @@ def save(root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any
         # The manifest goes first: a deletion cut short leaves an incomplete checkpoint, not a damaged one.
         (old / "manifest.json").unlink()
         shutil.rmtree(old)
-    return folder
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -162,7 +195,7 @@ def shapes(folder: Path) -> dict[str, TensorStorageMetadata]:
 def load(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Read into the tensors given, in place. The folder must have been verified."""
     with _one_process():
-        load_state_dict(dict(tensors), storage_reader=_Reader(folder), no_dist=True)
+        load_state_dict(dict(tensors), storage_reader=_Reader(folder), no_dist=not _many())
 
 
 def load_model(folder: Path, model: nn.Module) -> None:

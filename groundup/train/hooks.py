@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from groundup.console import Bar, size, span
 from groundup.tasks.task import Task
-from groundup.train.loop import StepResult
 from groundup.train.metrics import Metrics
 from groundup.train.state import TrainState
+from groundup.train.step import StepResult
 
 
 class LossNotFinite(Exception):

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from groundup.optim.gradients import clip_, global_norm, gradients
-from groundup.optim.optimizers import set_lr
-from groundup.optim.precision import autocast
 from groundup.recipe.quantities import Pace
 from groundup.recipe.sections import Recipe
 from groundup.tasks.task import Task
 from groundup.train.signals import StopRequest
 from groundup.train.state import TrainState
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a step leaves on the device; reading it waits for the device, so only log points do."""
-
-    loss: Tensor  # fp32 scalar: cross-entropy per counted token of the global batch
-    grad_norm: Tensor  # fp32 scalar, before clipping
-    lr: float
+from groundup.train.step import StepResult, compute_gradients, update
 
 
 class Schedule(Protocol):
@@ -41,29 +28,10 @@ def train_step(
     state: TrainState, stop: int, task: Task, recipe: Recipe, schedule: Schedule, device: torch.device
 ) -> StepResult:
     """One optimizer step over samples [state.samples, stop) of the stream."""
-    batch, micro = task.batch(state.samples, stop), recipe.train.micro_batch
-    counted = batch.counted
-    shown = torch.zeros((), device=device)
-    for start in range(0, len(batch), micro):
-        part = batch.rows(start, start + micro).to(device)
-        with autocast(recipe.optim.precision, device):
-            loss, cross_entropy = task.loss(state.model, part)
-        state.scaler.scale(loss / counted).backward()
-        shown += cross_entropy / counted
-    for optimizer in state.optimizers:
-        state.scaler.unscale_(optimizer)
-    grads = gradients(state.model)
-    norm = global_norm(grads)
-    if recipe.optim.clip_norm:
-        clip_(grads, norm, recipe.optim.clip_norm)
+    loss, norm = compute_gradients(state, stop, task, recipe, device)
     lr = schedule.lr(state.samples)
-    set_lr(state.optimizers, lr)
-    for optimizer in state.optimizers:
-        state.scaler.step(optimizer)
-        optimizer.zero_grad()
-    state.scaler.update()
-    task.after_step(state.model)
-    return StepResult(shown, norm, lr)
+    update(state, norm, recipe, lr, task)
+    return StepResult(loss, norm, lr)
 
 
 def run_loop(
@@ -78,8 +46,9 @@ def run_loop(
     stop: StopRequest,
 ) -> None:
     """Steps up to `total_steps`, or until a signal asks to stop."""
-    state.model.train()
-    while state.step < total_steps and not stop:
+    for chunk in state.model.chunks:
+        chunk.train()
+    while state.step < total_steps and not state.model.any(bool(stop)):
         end = pace.step_end(state.samples)
         result = train_step(state, end, task, recipe, schedule, device)
         state.step, state.samples = state.step + 1, end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,7 +80,7 @@ _TRACKERS: dict[str, Callable[[Path, str, dict[str, Any]], Tracker]] = {
 }
 
 
-def build_trackers(names: list[str], run: Path, recipe: dict[str, Any]) -> list[Tracker]:
+def build_trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tracker]:
     trackers: list[Tracker] = []
     for name in names:
         try:

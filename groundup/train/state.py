@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from groundup.errors import UserError
 from groundup.optim.optimizers import state_tensors
+from groundup.parallel.model import ParallelModel
 from groundup.train import checkpoint
+from groundup.train.blocks import block
 
 
 @dataclass
 class TrainState:
     """`samples`: samples consumed, which is the whole state of the data stream and of the schedule."""
 
-    model: nn.Module
+    model: ParallelModel
     optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     step: int = 0
@@ -30,9 +32,13 @@ class TrainState:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and optimizer state by global name."""
-        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        found.update({f"optim.{name}": tensor for name, tensor in state_tensors(self.model, self.optimizers)})
+        """Weights, buffers and optimizer state by global name; of each what this rank holds."""
+        found: dict[str, Tensor] = {f"model.{name}": buffer for name, buffer in self.model.named_buffers()}
+        for name, parameter in self.model.named_parameters():
+            part = self.model.part(name, parameter)
+            found[f"model.{name}"] = block(parameter.data, part)
+            for key, value in state_tensors(parameter, self.optimizers):
+                found[f"optim.{name}.{key}"] = block(value, part) if value.shape == parameter.shape else value
         return found
 
     def save(self, root: Path, keep: int) -> Path:
@@ -59,14 +65,15 @@ class TrainState:
 
     def load(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Take up a verified checkpoint."""
-        self._make_optimizer_state(checkpoint.shapes(folder))
+        self.make_optimizer_state(checkpoint.shapes(folder))
         checkpoint.load(folder, self.tensors())
+        self.model.renew_copies()
         self.step, self.samples = manifest["step"], manifest["samples_consumed"]
         self.seconds, self.last_loss, self.best = manifest["seconds"], manifest["last_loss"], manifest["best"]
         if self.scaler.is_enabled() and manifest["scaler"]:
             self.scaler.load_state_dict(manifest["scaler"])
 
-    def _make_optimizer_state(self, held: dict[str, Any]) -> None:
+    def make_optimizer_state(self, held: dict[str, Any]) -> None:
         """Empty tensors for the state that the checkpoint holds: optimizers make theirs at the first step only."""
         owner = {id(p): o for o in self.optimizers for g in o.param_groups for p in g["params"]}
         for name, parameter in self.model.named_parameters():
@@ -74,10 +81,11 @@ class TrainState:
             for key, entry in held.items():
                 if key.startswith(prefix):
                     # Moments have the parameter's shape and placement; step counters are scalars.
+                    scalar = len(entry.size) == 0
                     empty = (
-                        torch.zeros_like(parameter)
-                        if entry.size == parameter.shape
-                        else torch.zeros(entry.size, dtype=entry.properties.dtype, device=parameter.device)
+                        torch.zeros((), dtype=entry.properties.dtype, device=parameter.device)
+                        if scalar
+                        else torch.zeros_like(parameter)
                     )
                     owner[id(parameter)].state[parameter][key.removeprefix(prefix)] = empty
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from groundup.console import Bar, say, size, span
-from groundup.errors import Interrupted
+from groundup.errors import Interrupted, UserError
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler, product_dtype
 from groundup.optim.schedules import build_schedule
+from groundup.parallel.build import build_parallel
+from groundup.parallel.layout import Layout, resolve
 from groundup.plan.machine import measured_peak
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.parallel_checks import layout_problems
 from groundup.recipe.quantities import Duration
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, fingerprint
@@ -44,6 +50,19 @@ def set_aside(run: RunDir) -> None:
             shutil.move(path, old / path.name)
 
 
+def layout_here(recipe: Recipe) -> Layout:
+    """The recipe's layout of the processes there are. Raises UserError where it is none for this recipe."""
+    layout = resolve(recipe.parallel, dist.get_world_size() if dist.is_initialized() else 1)
+    problems = layout_problems(recipe, layout)
+    if problems:
+        raise UserError(
+            "; ".join(problem.what for problem in problems),
+            where=", ".join(".".join(map(str, problem.path)) for problem in problems),
+            expected="; ".join(problem.expected for problem in problems),
+        )
+    return layout
+
+
 OnValidation = Callable[[TrainState, dict[str, float]], None]
 
 
@@ -64,32 +83,32 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
 
     total = pace.steps(recipe.train.duration)
     schedule = build_schedule(recipe.optim, total, pace)
-    model = task.build(device)
-    state = TrainState(model, build_optimizers(model, recipe.optim), gradient_scaler(recipe.optim.precision, device))
-    state.facts = {"identity": task.identity}
-    checkpoint.clean_up(run.checkpoints)
-    found = checkpoint.newest(run.checkpoints)
+    layout = layout_here(recipe)
+    model = build_parallel(task, recipe, layout, device)
+    optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
+    state = TrainState(model, optimizers, gradient_scaler(recipe.optim.precision, device))
+    state.facts = {"identity": task.identity, "layout": layout.degrees}
+    found = model.agree(lambda: checkpoint.take_up(run.checkpoints))
     if found is not None:
         refuse_another(found[1], task.identity, found[0])
         state.load(*found)
         say(f"resuming at step {state.step} from {found[0]}")
-    if recipe.train.compile:
-        for block in task.blocks(model):
-            block.compile()
 
     dtype = product_dtype(recipe.optim.precision, device)
     if recipe.optim.precision == "bf16" and dtype == torch.float32:
         say("this CPU has no bf16 instructions: matrix products run in fp32")
     peak = measured_peak(device, dtype)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = model.parameter_count()
     per_step = size(recipe.samples_per_step * task.units_per_sample)
     say(
-        f"training {size(parameters)} parameters on {device} ({torch.get_num_threads()} threads, "
+        f"training {size(parameters)} parameters on {device} ({layout.name}, {torch.get_num_threads()} threads, "
         f"{str(dtype).removeprefix('torch.')}, peak {size(peak, 'FLOP/s')}): {total} steps of {per_step} {task.unit}, "
         f"{total / pace.steps_per_epoch:.2f} epochs"
     )
+    trackers = list(recipe.train.trackers) if model.leads else []
     metrics = Metrics(
-        run.metrics, build_trackers(list(recipe.train.trackers), run.path, recipe.model_dump(mode="json"))
+        run.metrics if model.leads else Path(os.devnull),
+        build_trackers(trackers, run.path, recipe.model_dump(mode="json")),
     )
     if found is not None:
         metrics.write("resume", state.step, samples_consumed=state.samples)
@@ -106,7 +125,7 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
                 on_validation(state, result)
 
         def sample(state: TrainState) -> None:
-            for text in task.sample(model, device):
+            for text in task.sample(model.module, device):
                 metrics.write("sample", state.step, **text)
                 bar.write(f"step {state.step}: sample: {(text['prompt'] + text['text'])[:200]!r}")
 
@@ -121,7 +140,8 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
             Every(steps(recipe.train.validate_every, 0.1), total, log, validate),
             Every(steps(recipe.train.checkpoint_every, 0.1), total, log, save),
         ]
-        if isinstance(recipe, LanguageRecipe):
+        # Sampling token by token goes through whole models only, sharded or not.
+        if isinstance(recipe, LanguageRecipe) and layout.pipeline * layout.tensor * layout.context == 1:
             hooks.append(Every(steps(recipe.train.sample_every, 0.25), total, log, sample))
         log.begin(state)
         try:

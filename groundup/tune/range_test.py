@@ -16,6 +16,7 @@ from groundup.console import Bar
 from groundup.errors import Interrupted
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler
+from groundup.parallel.model import ParallelModel
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, read_json, write_atomically
 from groundup.tasks.build import build_task
@@ -95,8 +96,9 @@ def _measure(recipe: Recipe, run: RunDir) -> tuple[list[float], list[float]]:
     device = set_up(recipe.train)
     task = build_task(recipe, run)
     pace = recipe.pace(task.samples_per_epoch)
-    model = task.build(device)
-    state = TrainState(model, build_optimizers(model, recipe.optim), gradient_scaler(recipe.optim.precision, device))
+    model = ParallelModel([task.build(device)])
+    optimizers = build_optimizers(model.named_parameters(), recipe.optim)
+    state = TrainState(model, optimizers, gradient_scaler(recipe.optim.precision, device))
     model.train()
     average, minimum = MovingAverage(), math.inf
     rates: list[float] = []

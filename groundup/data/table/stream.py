@@ -46,6 +46,16 @@ class Rows:
             self.positions_B[start:stop],
         )
 
+    def padded(self, rows: int) -> Rows:
+        """At least `rows` rows: the last one again, weighing nothing."""
+        missing = rows - len(self)
+        if missing <= 0:
+            return self
+        last = torch.full((missing,), len(self) - 1)
+        index = torch.cat((torch.arange(len(self)), last))
+        weights_B = torch.cat((self.weights_B, torch.zeros(missing)))
+        return Rows(self.features_BF[index], self.labels_B[index], weights_B, self.positions_B[index])
+
     def to(self, device: torch.device) -> Rows:
         """On a GPU from pinned memory, without waiting."""
 

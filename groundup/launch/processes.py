@@ -1,0 +1,81 @@
+"""How many processes train, and on which nodes: what the command line says, checked against the recipe's layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from groundup.errors import RecipeError, UserError
+from groundup.parallel.layout import Layout, resolve
+from groundup.recipe.load import LoadedRecipe
+from groundup.recipe.parallel_checks import layout_problems
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The training processes as one node sees them. `local`: processes on each node; `rendezvous`: HOST:PORT or ""."""
+
+    local: int = 1
+    nodes: int = 1
+    node_rank: int = 0
+    rendezvous: str = ""
+
+    @property
+    def world(self) -> int:
+        return self.local * self.nodes
+
+
+SINGLE_PROCESS = Processes()
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT` or `[IPV6]:PORT`. Raises UserError for anything else."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f"{text!r} is no address", where="--rendezvous", expected="HOST:PORT, such as node-0:29400")
+    return host, int(port)
+
+
+def processes(loaded: LoadedRecipe, local: int | None, nodes: int, node_rank: int, rendezvous: str) -> Processes:
+    """The processes of a run. `local` None: the product of the layout's given degrees, spread over the nodes.
+
+    Raises UserError where the layout doesn't fit them, or where nodes can't find each other.
+    """
+    if nodes > 1 and not rendezvous:
+        raise UserError(
+            f"{nodes} nodes need a place to meet",
+            where="--rendezvous",
+            expected="HOST:PORT, the same on every node",
+            advice="`groundup rendezvous --port 29400` on any host makes one",
+        )
+    if node_rank >= nodes:
+        raise UserError(
+            f"there is no node {node_rank} among {nodes}", where="--node-rank", expected=f"0 to {nodes - 1}"
+        )
+    if rendezvous:
+        endpoint(rendezvous)
+    if local is None:
+        world = resolve(loaded.recipe.parallel, None).world
+        if world > 1 and world % nodes:
+            raise UserError(
+                f"{world} processes can't be spread over {nodes} nodes",
+                where="parallel",
+                expected=f"a product of degrees that {nodes} divides",
+                advice="Or give --nproc, the processes on each node",
+            )
+        local = max(1, world // nodes)
+    layout_of(loaded, local * nodes)
+    return Processes(local, nodes, node_rank, rendezvous)
+
+
+def layout_of(loaded: LoadedRecipe, world: int) -> Layout:
+    """The layout of so many processes. Raises UserError where the recipe can't run in it."""
+    layout = resolve(loaded.recipe.parallel, world)
+    problems = []
+    for problem in layout_problems(loaded.recipe, layout):
+        key, origin = ".".join(map(str, problem.path)), loaded.origin(problem.path)
+        where = f"{world} processes" if origin == "default" else origin
+        problems.append(UserError(f"{key}: {problem.what}", where=where, expected=problem.expected))
+    if problems:
+        raise RecipeError(problems)
+    return layout

@@ -1,0 +1,1 @@
+"""Layouts: the device mesh, and how a model is spread over it."""

@@ -1,0 +1,43 @@
+"""Activation checkpointing: layers whose activations are computed again in the backward pass rather than kept
+(Chen et al., arXiv:1604.06174), wholly or by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from groundup.recipe.parallel import Parallel
+
+# Costly to compute, cheap to keep: matrix products and attention.
+_KEPT = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten._grouped_mm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+}
+
+
+def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    kept = operator in _KEPT or str(operator).startswith("groundup.rotary_attention")
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def checkpoint_activations(blocks: Iterable[nn.Module], parallel: Parallel) -> None:
+    """Every n-th block, as the recipe says. Names of parameters stay as they are."""
+    if parallel.activation_checkpointing == "none":
+        return
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if parallel.activation_checkpointing == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    for number, block in enumerate(blocks):
+        if number % parallel.checkpoint_every == 0:
+            block.forward = partial(checkpoint, block.forward, **options)  # type: ignore[method-assign]

@@ -1,0 +1,1 @@
+"""The same numbers in every layout: every supported layout against a single process."""
