@@ -126,7 +126,8 @@ def verb(group: click.Group, name: str, *, target: bool = True) -> Callable[[Cal
                         print(json.dumps(document, default=str), file=out)
                     elif text:
                         print(text, file=out)
-                    code = 0
+                    passed = not isinstance(document, dict) or document.get("passed", True)
+                    code = 0 if passed else EXIT_FAULT
                 except (Exception, KeyboardInterrupt) as error:
                     code = _fail(error, as_json, out, debug)
             sys.exit(code)
@@ -210,13 +211,24 @@ def recipe_reference() -> Result:
 
 
 @verb(cli, "plan")
-def plan(target: Target) -> Result:
+@click.option("--dry-run", "dry", is_flag=True, help="A step as a rank of many, on fake tensors.")
+@click.option("--ranks", type=click.IntRange(1), help="Ranks in all; default: as many as the recipe's degrees need.")
+@click.option("--rank", "chosen", type=int, multiple=True, help="As which rank; default: of the first and last stage.")
+def plan(target: Target, dry: bool, ranks: int | None, chosen: tuple[int, ...]) -> Result:
     """Layers, parameters, FLOPs, state, a rough time."""
-    from groundup.plan.step import plan_here
     from groundup.rundir import RunDir
 
+    if not dry and (ranks is not None or chosen):
+        raise UserError("--ranks and --rank are for a dry run", advice="Add --dry-run")
     loaded = target.load()
-    return plan_here(loaded.recipe, RunDir(target.folder(loaded.recipe.name)))
+    run = RunDir(target.folder(loaded.recipe.name))
+    if dry:
+        from groundup.plan.dry_run_report import dry_run_here
+
+        return dry_run_here(loaded.recipe, run, ranks, chosen)
+    from groundup.plan.step import plan_here
+
+    return plan_here(loaded.recipe, run)
 
 
 def _course(target: Target, *names: str, **training: Any) -> list[Any]:
@@ -403,6 +415,25 @@ def status(target: Target) -> Result:
 
     found = status_of(target.existing_run())
     return found, "\n".join(f"{key:<22} {value}" for key, value in found.items())
+
+
+@verb(cli, "parity")
+@click.option("--quick", is_flag=True, help="Some eighteen rows in which most pairs of settings meet.")
+@click.option("--processes", type=click.IntRange(2), default=4, help="Processes of the largest layouts; default: 4.")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="Rows of this model only, such as untied.")
+@click.option("--page", type=click.Path(path_type=Path), help="Write the page about all rows, docs/parity.md, there.")
+def parity(target: Target, quick: bool, processes: int, models: tuple[str, ...], page: Path | None) -> Result:
+    """Hold every layout against a single process, number by number."""
+    from groundup.parity.page import write_page
+    from groundup.parity.run import parity as run_parity
+    from groundup.parity.table import table
+
+    if page is not None and (quick or models):
+        raise UserError("the page is about all rows", where="--page", advice="Leave out --quick and --model")
+    document = run_parity(target.load().recipe, processes, quick, models)
+    if page is not None:
+        write_page(page, document)
+    return document, table(document["rows"])
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def fail(arguments: dict[str, Any]) -> None:
 def steps(arguments: dict[str, Any]) -> dict[str, Any]:
     """Steps until a signal asks to stop, which ranks agree on; then a save that takes its time."""
     from groundup.errors import Interrupted
-    from groundup.launch.watchdog import beat
+    from groundup.heartbeat import beat
 
     rank = distributed.get_rank()
     with StopRequest() as stop:
@@ -71,7 +71,7 @@ def steps(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def hang(arguments: dict[str, Any]) -> None:
     """Rank 1 sleeps where the others reduce."""
-    from groundup.launch.watchdog import beat
+    from groundup.heartbeat import beat
 
     for _ in range(3):
         distributed.all_reduce(torch.zeros(1))

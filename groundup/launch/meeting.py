@@ -48,7 +48,7 @@ def tell(store: Store, nodes: int, answer: dict[str, Any]) -> None:
         for rank in sorted(missing):
             if store.check([f"here/{rank}"]):
                 token = store.get(f"here/{rank}").decode()
-                if tokens.get(rank) != token:
+                if token and tokens.get(rank) != token:
                     tokens[rank] = token
                     store.set(f"answer/{token}", json.dumps(answer))
             if rank in tokens and store.check([f"heard/{tokens[rank]}"]):
@@ -65,8 +65,7 @@ def dismiss(store: Store, nodes: int, reason: str) -> None:
     """As node 0 that can't go on: tell those who wait already."""
     for rank in range(1, nodes):
         if store.check([f"here/{rank}"]):
-            token = store.get(f"here/{rank}").decode()
-            store.set(f"answer/{token}", json.dumps({"failed": reason}))
+            store.set(f"answer/{store.get(f'here/{rank}').decode()}", json.dumps({"failed": reason}))
 
 
 def hear(store: Store, rank: int, agree: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def hear(store: Store, rank: int, agree: Callable[[dict[str, Any]], None]) -> di
         remind("waiting for node 0, which prepares the data")
         time.sleep(POLL_SECONDS)
     answer: dict[str, Any] = json.loads(store.get(f"answer/{token}"))
-    store.delete_key(f"here/{rank}")  # before the answer is said to be heard, so that no later run takes it for its own
+    store.set(f"here/{rank}", "")  # before the answer is said to be heard, so that no later run answers it again
     if "failed" in answer:
         raise UserError(f"node 0 stopped: {answer['failed']}")
     try:

@@ -1,7 +1,8 @@
 """Ends a job that hangs, and says which rank is in which collective.
 
-Each worker has one thread for it. `beat()` after each step winds it up; where none comes for the time allowed, every
-rank writes where its main thread is into the store, the lowest rank that answers makes one table of it, and all end.
+Each worker has one thread for it. A heartbeat after each step winds it up; where none comes for the time allowed,
+every rank writes where its main thread is into the store, the lowest rank that answers makes one table of it, and all
+end.
 """
 
 from __future__ import annotations
@@ -17,26 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from groundup import heartbeat
+
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 ANSWER_SECONDS = 5.0  # how long ranks have to say where they are
-
-_last_beat: float | None = None  # None where no watchdog runs
-
-
-def beat() -> None:
-    """A step is finished, or as much as one. Costs nothing in a run without a watchdog."""
-    global _last_beat
-    if _last_beat is not None:
-        _last_beat = time.monotonic()
-
-
-def stop() -> None:
-    """No more steps are to come."""
-    global _last_beat
-    _last_beat = None
-
 
 class Watchdog(threading.Thread):
     """Watches this process's main thread. `ended` is called with the table on the rank that tells it, with "" on the
@@ -48,8 +35,7 @@ class Watchdog(threading.Thread):
         self.main = threading.main_thread().ident
 
     def start(self) -> None:
-        global _last_beat
-        _last_beat = time.monotonic()
+        heartbeat.start()
         super().start()
 
     def run(self) -> None:
@@ -57,7 +43,7 @@ class Watchdog(threading.Thread):
         # Without the store the agent ends this process, and tells why.
         with suppress(RuntimeError):
             while not self.store.check(["hang"]):
-                last = _last_beat
+                last = heartbeat.last_beat
                 if last is None:
                     return
                 if time.monotonic() - last > self.timeout:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from groundup import heartbeat
 from groundup.errors import EXIT_INTERRUPTED, Interrupted
 from groundup.launch.failure import Report, report_of
 
@@ -142,7 +143,7 @@ class Worker:
         if self.job.hang_timeout:
             watchdog.Watchdog(store("watchdog"), self.rank, self.world, self.job.hang_timeout, self._hung).start()
         value = getattr(importlib.import_module(module), name)(self.job.arguments)
-        watchdog.stop()
+        heartbeat.stop()
         # A rank that leaves while another still reads from it looks like one that died.
         end = store("end")
         if end.add("finished", 1) == self.world:

@@ -72,14 +72,15 @@ def build_parallel(task: Task, recipe: Recipe, layout: Layout, device: torch.dev
         cuts.dims |= found.dims
         cuts.summed |= found.summed
     dtype = product_dtype(recipe.optim.precision, device)
-    for chunk, root in zip(chunks, list(stages.values()) or [whole], strict=True):
+    roots: list[Any] = list(stages.values()) or [whole]
+    for chunk, root in zip(chunks, roots, strict=True):
         blocks: list[nn.Module] = list(task.blocks(chunk))
         checkpoint_activations(blocks, parallel)
         if recipe.train.compile:
             for block in blocks:
                 block.compile()
         shard_model(root, blocks, mesh, parallel, dtype)
-    model = ParallelModel(chunks, layout, mesh, cuts)
+    model = ParallelModel(chunks, roots, layout, mesh, cuts)
     _materialise(model, recipe.seed, torch.device("cpu") if parallel.offload else device)
     if stages:
         model.pipeline = _pipeline(task, stages, bounds, recipe, mesh)

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from groundup import heartbeat
 from groundup.data.samples import Samples
 from groundup.optim.muon import Whole
 from groundup.parallel.collectives import gather_for_all
@@ -37,9 +38,11 @@ def local(tensor: Tensor) -> Tensor:
 
 @dataclass
 class ParallelModel:
-    """`chunks`: the whole model, or this rank's stages of it. `mesh`: None in a single process."""
+    """`chunks`: the whole model, or this rank's stages of it. `roots`: those, or modules around them, that FSDP was
+    applied to. `mesh`: None in a single process."""
 
     chunks: list[nn.Module]
+    roots: list[nn.Module] = field(default_factory=list)
     layout: Layout = field(default_factory=Layout)
     mesh: Mesh | None = None
     cuts: Cuts = field(default_factory=Cuts)
@@ -93,6 +96,12 @@ class ParallelModel:
         for first, second in self._second_copies():
             local(second).copy_(local(first))
 
+    def reshard(self) -> None:
+        """Give back what forward passes without a backward one have gathered, so that the parameters are the shards."""
+        for root in self.roots:
+            if isinstance(root, FSDPModule):
+                root.reshard()
+
     def parameter_count(self) -> int:
         """Of the whole model."""
         held = [math.prod(self.part(n, p).size) / self.copies(n, p) for n, p in self.named_parameters()]
@@ -133,6 +142,7 @@ class ParallelModel:
     ) -> None:
         """Forward only, on the model's arguments made of a batch. Where outputs are made, `visit` is told the module,
         an output and its samples."""
+        heartbeat.beat()
         if self.pipeline is None:
             visit(self.module, self.module(**arguments), batch)
             return
@@ -181,8 +191,9 @@ class ParallelModel:
     def reduce_after_this(self, last: bool) -> None:
         """Told before each micro-batch: copies of a whole model reduce their gradients after the step's last one,
         shards after each, since no rank has room for whole gradients."""
-        if isinstance(self.chunks[0], FSDPModule) and self.layout.shard * self.layout.context == 1:
-            self.chunks[0].set_requires_gradient_sync(last)
+        for root in self.roots:
+            if isinstance(root, FSDPModule) and self.layout.shard * self.layout.context == 1:
+                root.set_requires_gradient_sync(last)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from groundup.parallel.layout import Layout
+from groundup.parallel.layout import Kind, Layout
 from groundup.recipe.base import Section
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.model import Experts
@@ -13,13 +13,20 @@ from groundup.recipe.parallel import Parallel
 from groundup.recipe.sections import Recipe
 from groundup.recipe.table import Classifier, TableData, TableRecipe, TableTrain
 
+# The models of each kind; the first is that of rows without variation.
+MODELS: dict[Kind, tuple[str, ...]] = {
+    "decoder": ("untied", "tied"),
+    "experts": ("experts", "experts-bias"),
+    "classifier": ("classifier",),
+}
 SAMPLES = 16  # of a step
-CLASSIFIER_WIDTHS = [48, 40, 32, 24]
+# With the output as many parts as a pipeline of 4 processes has stages.
+CLASSIFIER_WIDTHS = [48, 40, 40, 32, 32, 24, 24]
 
 
 @dataclass(frozen=True)
 class Case:
-    """`model`: untied, tied, experts, experts-bias or classifier. `layout`: degrees above 1."""
+    """`layout`: degrees above 1. `accumulation`: micro-batches of a data rank. `free`: also run without corrections."""
 
     model: str
     layout: dict[str, int] = field(default_factory=dict)
@@ -27,14 +34,26 @@ class Case:
     accumulation: int = 1
     checkpointing: str = "none"
     optimizer: str = "adamw"
+    free: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        return next(kind for kind, models in MODELS.items() if self.model in models)
 
     @property
     def degrees(self) -> Layout:
         return Layout(**self.layout)
 
     def as_dict(self) -> dict[str, Any]:
-        pipeline = self.degrees.pipeline > 1
-        return {**asdict(self), "layout": self.degrees.name, "schedule": self.schedule if pipeline else None}
+        """What tells the row from the others."""
+        return {
+            "model": self.model,
+            "layout": self.degrees.name,
+            "schedule": self.schedule if "pipeline" in self.layout else None,
+            "accumulation": self.accumulation,
+            "checkpointing": self.checkpointing,
+            "optimizer": self.optimizer,
+        }
 
 
 def _changed(section: Any, **values: Any) -> Any:
@@ -55,7 +74,7 @@ def variant(recipe: LanguageRecipe, model: str, optimizer: str) -> Recipe:
             optim=optim,
             train=TableTrain(batch_rows=SAMPLES, micro_batch=SAMPLES),
         )
-    values: dict[str, Any] = {"tied_embeddings": model == "tied"}
+    values: dict[str, Any] = {"tied_embeddings": model == "tied", "experts": None}
     if model.startswith("experts"):
         width = max(4, (recipe.model.ffn_size or 64) // 2 // 8 * 8)
         balance: Any = "bias" if model == "experts-bias" else "auxiliary"
@@ -74,7 +93,8 @@ def recipe_of(case: Case, recipe: LanguageRecipe) -> Recipe:
     base = variant(recipe, case.model, case.optimizer)
     rows = SAMPLES // case.degrees.data // case.accumulation
     sections: dict[str, Section] = {"train": _changed(base.train, micro_batch=rows)}
-    values: dict[str, Any] = {**case.layout, "activation_checkpointing": case.checkpointing}
+    values: dict[str, Any] = {"replicate": 1, "shard": 1, **case.layout}
+    values["activation_checkpointing"] = case.checkpointing
     if case.degrees.pipeline > 1:
         values["schedule"] = case.schedule
         values["microbatches"] = case.accumulation

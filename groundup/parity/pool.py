@@ -4,9 +4,12 @@ For each case the processes it needs form a torch.distributed world of their own
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import signal
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
@@ -18,30 +21,34 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 Work = Callable[..., Any]
-TIMEOUT = timedelta(seconds=120)
+HANGING = 120.0  # seconds in a collective after which a process gives up
 
 
-def _serve(rank: int, port: int, pipe: Connection) -> None:
-    """What a process of the pool does: (number, world, work, arguments) in, (rank, result or traceback, ok) out."""
+def _serve(rank: int, port: int, hanging: float, pipe: Connection) -> None:
+    """What a process of the pool does: (number, world, work, arguments) in, (result or traceback, good) out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool ends it
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    # A failure is told by its traceback; torch would print the whole schedule of every process before it.
+    logging.getLogger("torch.distributed.pipelining").setLevel(logging.CRITICAL)
+    timeout = timedelta(seconds=hanging)
     while True:
-        number, world, work, arguments = pipe.recv()
-        if work is None:
+        try:
+            number, world, work, arguments = pipe.recv()
+        except EOFError:
             return
         try:
-            store = TCPStore("127.0.0.1", port, is_master=False, timeout=TIMEOUT)
+            store = TCPStore("127.0.0.1", port, is_master=False, timeout=timeout)
             dist.init_process_group(
-                "gloo", store=PrefixStore(str(number), store), rank=rank, world_size=world, timeout=TIMEOUT
+                "gloo", store=PrefixStore(str(number), store), rank=rank, world_size=world, timeout=timeout
             )
-            result, good = work(*arguments), True
+            result = work(*arguments)
         except BaseException:
-            result, good = traceback.format_exc(), False
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
-        pipe.send((rank, result, good))
-        if not good:
-            return  # others may be stuck in a collective with it
+            # Told before the group is left, so before others can fail for want of this process.
+            pipe.send((traceback.format_exc(), False))
+            return
+        dist.destroy_process_group()
+        pipe.send((result, True))
 
 
 class WorkFailed(Exception):
@@ -49,24 +56,29 @@ class WorkFailed(Exception):
 
 
 class Pool:
-    """Starts processes as they are needed, at most `size`; after a failure they are started anew."""
+    """Starts processes as they are needed, at most `size`; after a failure they are started anew.
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    hanging: seconds in a collective after which a process fails."""
+
+    def __init__(self, size: int, hanging: float = HANGING) -> None:
+        self.size, self.hanging = size, hanging
         self._number = 0
         self._workers: list[tuple[Any, Connection]] = []
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        # All imports are made once, in a process whose forks the workers are.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["groundup.parity.compare", __name__])
 
     def run(self, world: int, work: Work, *arguments: Any) -> list[Any]:
         """`work(*arguments)` in `world` processes of one torch.distributed world; their results by rank.
 
         Raises WorkFailed with the first failure."""
         assert world <= self.size
-        context = multiprocessing.get_context("spawn")
         while len(self._workers) < world:
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(len(self._workers), self._store.port, there), daemon=True)
+            here, there = self._context.Pipe()
+            arguments_there = (len(self._workers), self._store.port, self.hanging, there)
+            process = self._context.Process(target=_serve, args=arguments_there, daemon=True)
             process.start()
             there.close()
             self._workers.append((process, here))
@@ -78,21 +90,21 @@ class Pool:
         while left:
             for ready in wait(list(left)):
                 pipe = cast(Connection, ready)
+                rank = left.pop(pipe)
                 try:
-                    rank, result, good = pipe.recv()
+                    results[rank], good = pipe.recv()
                 except EOFError:
-                    rank, result, good = left[pipe], f"process {left[pipe]} died", False
+                    results[rank], good = "the process died", False
                 if not good:
                     self.close()
-                    raise WorkFailed(result)
-                results[rank] = result
-                del left[pipe]
+                    raise WorkFailed(f"process {rank}: {results[rank]}")
         return results
 
     def close(self) -> None:
-        for process, _ in self._workers:
+        for process, pipe in self._workers:
             process.kill()
             process.join()
+            pipe.close()
         self._workers.clear()
 
     def __enter__(self) -> Self:

@@ -22,6 +22,8 @@ def choose_device(name: str) -> torch.device:
         raise UserError("no GPU is usable here", where="train.device", advice='Set train.device = "cpu" or "auto"')
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device(name)
 
 
@@ -36,11 +38,12 @@ def keep_freed_memory() -> None:
 
 
 def set_up(train: Train) -> torch.device:
-    """Device, threads and determinism for this process."""
+    """Device, threads and determinism for this process. One process per GPU: the one of its local rank."""
     device = choose_device(train.device)
     if device.type == "cpu":
         keep_freed_memory()
-    torch.set_num_threads(train.threads or len(os.sched_getaffinity(0)))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this training on this machine
+    torch.set_num_threads(train.threads or max(1, len(os.sched_getaffinity(0)) // here))
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

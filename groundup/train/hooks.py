@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
+from groundup import heartbeat
 from groundup.console import Bar, size, span
 from groundup.tasks.task import Task
 from groundup.train.metrics import Metrics
@@ -87,4 +88,5 @@ class Every:
         if state.step % self.every == 0 or state.step == self.total:
             start = time.perf_counter()
             self.action(state)
+            heartbeat.beat()
             self.log.exclude(time.perf_counter() - start)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from groundup import heartbeat
 from groundup.recipe.quantities import Pace
 from groundup.recipe.sections import Recipe
 from groundup.tasks.task import Task
@@ -54,3 +55,4 @@ def run_loop(
         state.step, state.samples = state.step + 1, end
         for hook in hooks:
             hook.after_step(state, result)
+        heartbeat.beat()

@@ -33,6 +33,7 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, buffers and optimizer state by global name; of each what this rank holds."""
+        self.model.reshard()
         found: dict[str, Tensor] = {f"model.{name}": buffer for name, buffer in self.model.named_buffers()}
         for name, parameter in self.model.named_parameters():
             part = self.model.part(name, parameter)
