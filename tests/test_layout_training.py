@@ -41,6 +41,7 @@ def forget_after(run: Path, step: int) -> None:
 
 @pytest.fixture(scope="module")
 def single(recipe_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run by one process, beside its recipe."""
     folder = tmp_path_factory.mktemp("single")
     (folder / "small.toml").write_text(recipe_text)
     groundup_json("train", folder / "small.toml", "--run-dir", folder / "run", *SETTINGS)
@@ -49,16 +50,16 @@ def single(recipe_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("first", "second"), [("shard", "single"), ("single", "pipeline"), ("tensor", "context")])
 def test_a_run_goes_on_in_another_layout(first: str, second: str, single: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+    run, recipe = tmp_path / "run", single.parent / "small.toml"
     shutil.copytree(single, run)
     shutil.rmtree(run / "checkpoints")
     for name in ("metrics.jsonl", "steps/train.json"):
         (run / name).unlink()
-    groundup_json("train", run, *SETTINGS, *LAYOUTS[first])
+    groundup_json("train", recipe, "--run-dir", run, *SETTINGS, *LAYOUTS[first])
     assert losses(run) == pytest.approx(losses(single), rel=1e-4)
     assert validations(run) == pytest.approx(validations(single), rel=1e-4)
     forget_after(run, 4)
-    result = groundup_json("train", run, *SETTINGS, *LAYOUTS[second])
+    result = groundup_json("train", recipe, "--run-dir", run, *SETTINGS, *LAYOUTS[second])
     assert result["step"] == 12
     assert losses(run) == pytest.approx(losses(single), rel=1e-4)
     assert validations(run) == pytest.approx(validations(single), rel=1e-4)
@@ -72,7 +73,7 @@ def test_the_textbooks_pipeline_of_two_parts_and_eight_chunks(tmp_path: Path) ->
     runs = {"one": (), "two": ("--nproc", 2, "--set", "parallel.pipeline=2", "--set", "parallel.microbatches=8")}
     found = {}
     for name, layout in runs.items():
-        settings = ("--set", 'train.duration="3 epochs"', "--set", "train.threads=1")
+        settings = ("--set", 'train.duration="1 epochs"', "--set", "train.threads=1")
         groundup_json("train", recipe, "--run-dir", tmp_path / name, *settings, *layout)
         found[name] = (losses(tmp_path / name), groundup_json("evaluate", tmp_path / name))
     assert found["two"][0] == pytest.approx(found["one"][0], rel=1e-4)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 5.0  # how long ranks have to say where they are
 
+
 class Watchdog(threading.Thread):
     """Watches this process's main thread. `ended` is called with the table on the rank that tells it, with "" on the
     others, and must not return. `store` must be a connection of the watchdog's own."""

@@ -56,10 +56,14 @@ def build_optimizers(
         return [adam(torch.optim.AdamW, named)]
     hidden = [(n, p) for n, p in named if is_hidden_matrix(n, p)]
     rest = [(n, p) for n, p in named if not is_hidden_matrix(n, p)]
-    return [
-        Muon(_groups(hidden, optim.weight_decay), optim.lr, optim.momentum, optim.weight_decay, whole),
-        adam(torch.optim.AdamW, rest),
-    ]
+    # A stage of a pipeline may hold only the one kind.
+    found: list[torch.optim.Optimizer] = []
+    if hidden:
+        groups = _groups(hidden, optim.weight_decay)
+        found.append(Muon(groups, optim.lr, optim.momentum, optim.weight_decay, whole))
+    if rest:
+        found.append(adam(torch.optim.AdamW, rest))
+    return found
 
 
 def set_lr(optimizers: list[torch.optim.Optimizer], lr: float) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 
 def cpu_has_bf16() -> bool:
@@ -31,3 +33,15 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
     """Loss scaling for fp16, whose small gradients would vanish; does nothing otherwise."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def share_found_infinite(
+    scaler: torch.amp.GradScaler, optimizers: list[torch.optim.Optimizer], largest: Callable[[Tensor], Tensor]
+) -> None:
+    """Where one rank met a gradient that is not finite, all skip the step. `largest` is the largest over ranks."""
+    if not scaler.is_enabled():
+        return
+    found = [flag for optimizer in optimizers for flag in scaler._found_inf_per_device(optimizer).values()]
+    shared = largest(torch.stack([flag.reshape(()) for flag in found]).max())
+    for flag in found:
+        flag.fill_(shared)

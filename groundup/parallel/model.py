@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import ReduceOp
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -48,6 +49,8 @@ class ParallelModel:
     cuts: Cuts = field(default_factory=Cuts)
     pipeline: Pipeline | None = None
     tied_ranks: list[int] = field(default_factory=list)  # global ranks that hold a copy of the tied embedding
+    _asked: tuple[dist.Work, Tensor] | None = None
+    _copies_P: Tensor | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -184,6 +187,12 @@ class ParallelModel:
         dist.all_reduce(tensor)
         return tensor
 
+    def largest(self, tensor: Tensor) -> Tensor:
+        """Over all ranks."""
+        if self.mesh is not None:
+            dist.all_reduce(tensor, ReduceOp.MAX)
+        return tensor
+
     def sum_over_tokens(self, tensor: Tensor) -> Tensor:
         """Sum in place over the ranks that see other tokens."""
         return self.sum_(tensor, *TOKENS, "tensor")
@@ -195,13 +204,25 @@ class ParallelModel:
             if isinstance(root, FSDPModule) and self.layout.shard * self.layout.context == 1:
                 root.set_requires_gradient_sync(last)
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
+    def any_before(self, flag: bool) -> bool:
+        """Whether the flag was set on any rank when each called this the last time: the answer travels while the next
+        step is computed, over the hosts, and nobody waits for it. Alone: whether it is set now."""
         if self.mesh is None:
             return flag
-        flags = torch.tensor([float(flag)], device=self.mesh.device)
-        dist.all_reduce(flags)
-        return bool(flags.item())
+        answer = False
+        if self._asked is not None:
+            work, flags = self._asked
+            work.wait()
+            answer = bool(flags)
+        flags = torch.tensor([float(flag)])
+        self._asked = (dist.all_reduce(flags, async_op=True), flags)
+        return answer
+
+    def settle(self) -> None:
+        """Wait for what is still on its way."""
+        if self._asked is not None:
+            self._asked[0].wait()
+            self._asked = None
 
     def whole(self) -> Whole:
         """How Muon comes by whole matrices: shards are gathered, and so are the tensor ranks' blocks. Experts cut over
@@ -262,8 +283,9 @@ class ParallelModel:
         if self.mesh is None:
             norm: Tensor = norm_P.norm()
             return norm
-        copies_P = torch.tensor([float(self.copies(n, p)) for n, p in named], device=norm_P.device)
-        total = (norm_P.square() / copies_P).sum()
+        if self._copies_P is None:
+            self._copies_P = torch.tensor([float(self.copies(n, p)) for n, p in named], device=norm_P.device)
+        total = (norm_P.square() / self._copies_P).sum()
         dist.all_reduce(total)
         return total.sqrt()
 

@@ -60,11 +60,11 @@ def cut_points(model: Model, parallel: Parallel) -> list[tuple[int, int]]:
         bounds = [0, *(names.index(cut) for cut in parallel.cuts), len(costs)]
     else:
         tail = 0 if isinstance(model, Perceptron) else model.output_weight.numel()
-        bounds = _balanced([*costs[:-1], costs[-1] + tail], parallel.stages)
+        bounds = balanced([*costs[:-1], costs[-1] + tail], parallel.stages)
     return list(itertools.pairwise(bounds))
 
 
-def _balanced(costs: list[int], pieces: int) -> list[int]:
+def balanced(costs: list[int], pieces: int) -> list[int]:
     """Bounds of contiguous pieces, none empty, whose costliest is as cheap as can be."""
     total = [0]
     for cost in costs:

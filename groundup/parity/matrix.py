@@ -93,7 +93,7 @@ def quick_rows(processes: int, models: Iterable[str] = ()) -> list[Case]:
     every = (row for kind in SUPPORTED for row in possible_rows(kind, processes))
     candidates = [row for row in every if not chosen or row.model in chosen]
     rows = _cover(candidates, pairs, QUICK_ROWS)
-    return _with_free_runs(rows, lambda row: {("", name) for name in row.layout})
+    return _with_free_runs(rows, lambda row: {(row.model, None)})
 
 
 def settings(row: Case) -> list[str]:

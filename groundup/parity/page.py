@@ -48,7 +48,8 @@ grow. The largest relative difference over the steps, parameters and ranks must 
 {tolerances}
 
 A global gradient norm alone would not notice, say, doubled gradients of a norm layer: hence each parameter's own. Dense
-models also run free, from their initial weights: once per layout, and once per model and schedule.
+models also run free, from their initial weights: once per layout, and once per model and schedule (with `--quick` once
+per model).
 
 `tests/test_mutations.py` breaks the parallel code in a dozen ways, each of which must fail rows of this matrix.
 

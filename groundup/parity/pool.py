@@ -11,6 +11,7 @@ import signal
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -19,6 +20,7 @@ from typing import Any, Self, cast
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 Work = Callable[..., Any]
 HANGING = 120.0  # seconds in a collective after which a process gives up
@@ -45,9 +47,12 @@ def _serve(rank: int, port: int, hanging: float, pipe: Connection) -> None:
             result = work(*arguments)
         except BaseException:
             # Told before the group is left, so before others can fail for want of this process.
-            pipe.send((traceback.format_exc(), False))
+            with suppress(OSError):  # the pool may have ended already, for another's failure
+                pipe.send((traceback.format_exc(), False))
             return
         dist.destroy_process_group()
+        # Meshes of another world with the same ranks are equal, so what is cached for one would be used for the other.
+        _clear_sharding_prop_cache()
         pipe.send((result, True))
 
 
@@ -83,17 +88,18 @@ class Pool:
             there.close()
             self._workers.append((process, here))
         self._number += 1
-        for _, pipe in self._workers[:world]:
-            pipe.send((self._number, world, work, arguments))
         results: list[Any] = [None] * world
         left = {pipe: rank for rank, (_, pipe) in enumerate(self._workers[:world])}
+        for pipe in left:
+            with suppress(OSError):  # from one that has died the end of its file is read below
+                pipe.send((self._number, world, work, arguments))
         while left:
             for ready in wait(list(left)):
                 pipe = cast(Connection, ready)
                 rank = left.pop(pipe)
                 try:
                     results[rank], good = pipe.recv()
-                except EOFError:
+                except (EOFError, OSError):
                     results[rank], good = "the process died", False
                 if not good:
                     self.close()

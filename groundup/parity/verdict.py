@@ -39,7 +39,8 @@ def judge(case: Case, by_rank: Iterable[dict[str, Any]]) -> dict[str, Any]:
             if value is not None and (before is None or value > before or math.isnan(value)):
                 worst[name] = value
                 worst[f"{name}_in"] = figures.get(f"{name}_in")
-    failed = [name for name, limit in tolerances(case).items() if not (worst[name] or 0.0) <= limit]
+    # What is no number, or was not told, has not passed.
+    failed = [name for name, limit in tolerances(case).items() if worst[name] is None or not worst[name] <= limit]
     return {**case.as_dict(), "passed": not failed, "failed": failed, **worst}
 
 

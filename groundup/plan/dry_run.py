@@ -59,8 +59,8 @@ def dry_run(recipe: Recipe, layout: Layout, rank: int, widths: Widths | None = N
     alike = samples % count == 0 and (layout.pipeline > 1 or samples % recipe.train.micro_batch == 0)
     if not alike or count <= 2 * few + unit or (count - few) % unit:
         return traced(recipe, layout, rank, widths), count
-    less = traced(_shortened(recipe, layout, few), layout, rank, widths)
-    more = traced(_shortened(recipe, layout, few + unit), layout, rank, widths)
+    less = traced(_shortened(recipe, layout, few), layout, rank, widths, samples)
+    more = traced(_shortened(recipe, layout, few + unit), layout, rank, widths, samples)
     return more.stretched(less, (count - few - unit) // unit, memory=layout.pipeline > 1), 2 * few + unit
 
 
@@ -84,8 +84,10 @@ def _shortened(recipe: Recipe, layout: Layout, count: int) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def traced(recipe: Recipe, layout: Layout, rank: int, widths: Widths | None = None) -> Seen:
-    """A whole step as one rank of a layout, with every micro-batch. Layers run eagerly."""
+def traced(recipe: Recipe, layout: Layout, rank: int, widths: Widths | None = None, samples: int | None = None) -> Seen:
+    """A whole step as one rank of a layout, with every micro-batch. Layers run eagerly. samples: how many the host
+    holds for a step; default: as many as it takes."""
+    gpu = recipe.train.device != "cpu"
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"compile": False})})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -96,9 +98,10 @@ def traced(recipe: Recipe, layout: Layout, rank: int, widths: Widths | None = No
 
     with ExitStack() as stack:
         stack.enter_context(_fake_world(rank, layout.world))
-        stack.enter_context(stand_ins(materialise, gpu=recipe.train.device != "cpu"))
+        stack.enter_context(stand_ins(materialise, gpu))
         with fake:
-            task = _task(recipe, layout, widths)
+            # A rank short of samples takes one more than it needs, and drops it (ParallelModel.share).
+            task = _task(recipe, widths, (samples or samples_of_rank(recipe, layout)) + 1)
         # Models are cut without memory first, and their meshes are made of real tensors.
         model = build_parallel(task, recipe, layout, CPU)
         stack.enter_context(fake)
@@ -106,12 +109,10 @@ def traced(recipe: Recipe, layout: Layout, rank: int, widths: Widths | None = No
         model.train()
         state = TrainState(model, optimizers, gradient_scaler("fp32", CPU))
         make_moments(state)
-        return observed_step(state, task, recipe, CPU)
+        return observed_step(state, task, recipe, CPU, task.host_tensors() if gpu else ())
 
 
-def _task(recipe: Recipe, layout: Layout, widths: Widths | None) -> Any:
-    # A rank short of samples takes one more than it needs, and drops it (ParallelModel.share).
-    rows = samples_of_rank(recipe, layout) + 1
+def _task(recipe: Recipe, widths: Widths | None, rows: int) -> Any:
     if isinstance(recipe, TableRecipe):
         assert widths is not None
         return ShapedTable(recipe, *widths, rows)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from groundup.optim.optimizers import state_tensors
 from groundup.parallel.model import ParallelModel
@@ -62,14 +64,18 @@ def make_moments(state: TrainState) -> None:
         optimizer.zero_grad()
 
 
-def observed_step(state: TrainState, task: Task, recipe: Recipe, device: torch.device) -> Seen:
-    """One optimizer step, on real or fake tensors. The optimizers must have their state."""
+def observed_step(
+    state: TrainState, task: Task, recipe: Recipe, device: torch.device, elsewhere: Iterable[Tensor] = ()
+) -> Seen:
+    """One optimizer step, on real or fake tensors. The optimizers must have their state. elsewhere: tensors that are
+    not in the memory that counts."""
     parameters = [p for chunk in state.model.chunks for p in chunk.parameters()]
     moments = [tensor for p in parameters for _, tensor in state_tensors(p, state.optimizers)]  # type: ignore[arg-type]
     buffers = [buffer for chunk in state.model.chunks for buffer in chunk.buffers()]
-    weights, optimizer = held_bytes(parameters), held_bytes(moments)
-    with Trace([*parameters, *moments, *buffers]) as trace:
+    with Trace([*parameters, *moments, *buffers], elsewhere) as trace:
         _, norm = compute_gradients(state, state.samples + recipe.samples_per_step, task, recipe, device)
+        # FSDP may have moved the weights at its first forward pass, to where shards are padded to one size.
+        weights, optimizer = held_bytes(parameters), held_bytes(moments)
         grads = [p.grad for p in parameters if p.grad is not None]
         gradients, at_peak, peak = held_bytes(grads), trace.held_at_peak(grads), trace.peak
         del grads

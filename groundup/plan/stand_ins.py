@@ -41,6 +41,10 @@ from groundup.tasks.classification import Classification
 from groundup.tasks.language_model import LanguageModel
 
 
+def _tensors(batch: Batch | Rows) -> list[Tensor]:
+    return [x for x in vars(batch).values() if x is not None]
+
+
 class ShapedText(LanguageModel):
     """Windows of packed documents."""
 
@@ -49,6 +53,10 @@ class ShapedText(LanguageModel):
         self.recipe, self.vocab_size, self.length = recipe, recipe.vocab_size, recipe.train.sequence_length
         ids_BL = torch.zeros(rows, self.length, dtype=torch.int64)
         self._batch = Batch(ids_BL, ids_BL.clone(), torch.ones(rows, self.length), ids_BL.clone())
+
+    def host_tensors(self) -> list[Tensor]:
+        """What holds the samples."""
+        return _tensors(self._batch)
 
     def batch(self, start: int, stop: int) -> Batch:
         return self._batch.rows(0, stop - start)
@@ -60,6 +68,10 @@ class ShapedTable(Classification):
         self.weights_C = None if recipe.train.class_weights == "none" else torch.ones(classes)
         positions_B = torch.zeros(rows, dtype=torch.int64)
         self._batch = Rows(torch.zeros(rows, features), positions_B.clone(), torch.ones(rows), positions_B)
+
+    def host_tensors(self) -> list[Tensor]:
+        """What holds the samples."""
+        return _tensors(self._batch)
 
     def batch(self, start: int, stop: int) -> Rows:
         return self._batch.rows(0, stop - start)

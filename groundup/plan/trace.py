@@ -80,14 +80,16 @@ class Collective:
 class Trace(TorchDispatchMode):
     """While entered, sees every operator of this process. `held`: bytes now; `peak`: the most so far."""
 
-    def __init__(self, present: Iterable[Tensor] = ()) -> None:
-        """present: tensors that are there already, and count."""
+    def __init__(self, present: Iterable[Tensor] = (), elsewhere: Iterable[Tensor] = ()) -> None:
+        """present: tensors that are there already, and count. elsewhere: those that do not, such as what is in the
+        host's memory where a GPU's is meant; they must outlive this."""
         super().__init__()
         self.held = self.peak = 0
         self.collectives: list[Collective] = []
         self._pieces: dict[int, _Piece] = {}
         self._born = self._born_at_peak = 0
         self._resize: Callable[..., Any] = torch.UntypedStorage.resize_
+        self._elsewhere = {id(tensor.untyped_storage()) for tensor in elsewhere}
         for tensor in present:
             self._see(local(tensor))
 
@@ -154,7 +156,7 @@ class Trace(TorchDispatchMode):
     def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = id(storage)
-        if key in self._pieces:
+        if key in self._pieces or key in self._elsewhere:
             return
         pieces, trace = self._pieces, weakref.ref(self)
 

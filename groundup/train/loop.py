@@ -49,10 +49,11 @@ def run_loop(
     """Steps up to `total_steps`, or until a signal asks to stop."""
     for chunk in state.model.chunks:
         chunk.train()
-    while state.step < total_steps and not state.model.any(bool(stop)):
+    while state.step < total_steps and not state.model.any_before(bool(stop)):
         end = pace.step_end(state.samples)
         result = train_step(state, end, task, recipe, schedule, device)
         state.step, state.samples = state.step + 1, end
         for hook in hooks:
             hook.after_step(state, result)
         heartbeat.beat()
+    state.model.settle()

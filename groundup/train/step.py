@@ -15,7 +15,7 @@ from torch import Tensor
 from groundup.data.samples import Samples
 from groundup.optim.gradients import clip_
 from groundup.optim.optimizers import set_lr
-from groundup.optim.precision import autocast
+from groundup.optim.precision import autocast, share_found_infinite
 from groundup.parallel.model import SAMPLES, local
 from groundup.recipe.portions import microbatches, rows_of_microbatch
 from groundup.recipe.sections import Recipe
@@ -51,6 +51,7 @@ def compute_gradients(
     model.reduce_gradients()
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
+    share_found_infinite(state.scaler, state.optimizers, model.largest)
     return shown, model.gradient_norm()
 
 

@@ -97,7 +97,7 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
     dtype = product_dtype(recipe.optim.precision, device)
     if recipe.optim.precision == "bf16" and dtype == torch.float32:
         say("this CPU has no bf16 instructions: matrix products run in fp32")
-    peak = measured_peak(device, dtype)
+    peak = measured_peak(device, dtype) * layout.world
     parameters = model.parameter_count()
     per_step = size(recipe.samples_per_step * task.units_per_sample)
     say(
