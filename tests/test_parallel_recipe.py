@@ -139,6 +139,12 @@ REFUSED = [
         "schedule",
         '"zbv" cuts the backward pass in two, which weights sharded over shard can\'t do; expected "interleaved-1f1b"',
     ),
+    (
+        DECODER,
+        ["pipeline=2", 'schedule="zbv"', 'activation_checkpointing="selective"'],
+        "activation_checkpointing",
+        '"full" or "none"',
+    ),
     # Micro-batches
     (DECODER, ["pipeline=2", "microbatches=3"], "microbatches", "16 samples", "3 equal", "a divisor of 16 such as 2"),
     (

@@ -156,8 +156,9 @@ def test_the_pool_outlives_a_case_that_fails() -> None:
         assert pool.run(1, _ranks) == [10]
 
 
-def _peak_growth(recipe: LanguageRecipe) -> tuple[int, int, int]:
-    """Bytes by which resident memory grew at most and in the end while building; parameters of the whole model."""
+def _peak_growth(small: LanguageRecipe, large: LanguageRecipe) -> tuple[int, int, int]:
+    """Bytes by which resident memory grew at most and in the end while building the large model, and its parameters.
+    The small one is built before, so that only what grows with the model counts."""
     from groundup.parallel.build import build_parallel
     from groundup.parity.reference import CPU
     from groundup.parity.tasks import made_up
@@ -166,9 +167,10 @@ def _peak_growth(recipe: LanguageRecipe) -> tuple[int, int, int]:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * int(next(line.split()[1] for line in lines if line.startswith(key)))
 
+    build_parallel(made_up(small), small, Layout(shard=4), CPU)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = resident("VmRSS")
-    model = build_parallel(made_up(recipe), recipe, Layout(shard=4), CPU)
+    model = build_parallel(made_up(large), large, Layout(shard=4), CPU)
     return resident("VmHWM") - before, resident("VmRSS") - before, model.parameter_count()
 
 
@@ -176,7 +178,7 @@ def _peak_growth(recipe: LanguageRecipe) -> tuple[int, int, int]:
 def test_no_rank_ever_holds_a_full_large_model() -> None:
     large = ("model.hidden_size=512", "model.head_dim=64", "model.layers=12", "model.ffn_size=1408")
     with Pool(4) as pool:
-        for peak, held, parameters in pool.run(4, _peak_growth, tiny(*large, "parallel.shard=4")):
+        for peak, held, parameters in pool.run(4, _peak_growth, tiny(), tiny(*large)):
             assert parameters > 35e6
             assert held > 0.2 * 4 * parameters  # the measurement sees a quarter of the weights
             assert peak < 0.5 * 4 * parameters

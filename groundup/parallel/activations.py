@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    SAC_IGNORED_OPS,
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from groundup.recipe.parallel import Parallel
 
@@ -24,6 +29,13 @@ _KEPT = {
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
 }
+
+# Names that FSDP gives to stretches of its work in a profile; it does other work when a layer is computed again.
+SAC_IGNORED_OPS.update(
+    getattr(operator, overload)
+    for operator in (torch.ops.profiler._record_function_enter_new, torch.ops.profiler._record_function_exit)
+    for overload in operator.overloads()
+)
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -130,6 +130,18 @@ def entering_shapes(model: Model, bounds: list[tuple[int, int]], rows: int, bloc
     return [[(1,)], *[[(rows, block, model.model.hidden_size), *auxiliary] for _ in bounds[1:]]]
 
 
+class _Stage(PipelineStage):
+    """torch's stage, which can also only score where two stages of a rank follow each other: there the schedule hands
+    on gradients that do not exist."""
+
+    def get_local_bwd_output(self, mb_index: int) -> Any:
+        return super().get_local_bwd_output(mb_index) if self.has_backward else ()
+
+    def set_local_bwd_input(self, next_stage_bwd_outputs: Any, mb_index: int) -> None:
+        if self.has_backward:
+            super().set_local_bwd_input(next_stage_bwd_outputs, mb_index)
+
+
 class Pipeline:
     """The stages of this rank and their schedule."""
 
@@ -149,8 +161,8 @@ class Pipeline:
             shapes = entering[number] if number < len(entering) else [()] * len(entering[-1])
             return tuple(torch.empty(shape, device="meta").requires_grad_(number > 0) for shape in shapes)
 
-        def stage(number: int, module: Stage) -> PipelineStage:
-            return PipelineStage(
+        def stage(number: int, module: Stage) -> _Stage:
+            return _Stage(
                 module,
                 number,
                 parallel.stages,

@@ -100,8 +100,8 @@ def _text(document: dict[str, Any], layout: Layout, compiled: bool) -> str:
         stages = ", ".join(map(str, row["stage"]))
         lines += ["", f"rank {row['rank']:,} (stage {stages})", "  memory"]
         lines += [f"    {kind:<14}{size(held, 'B'):>12}" for kind, held in row["memory"].items()]
-        lines.append("  collectives of a step          count       bytes")
+        lines.append(f"  {'collectives of a step':<57}{'count':>7}{'bytes':>12}")
         for dim, counts in row["collectives_by_dimension"].items():
             for kind, count in counts.items():
-                lines.append(f"    {dim:<10} {kind:<16}{count['count']:>7,}{size(count['bytes'], 'B'):>12}")
+                lines.append(f"    {dim:<40}{kind:<15}{count['count']:>7,}{size(count['bytes'], 'B'):>12}")
     return "\n".join([*lines, "", f"took {document['seconds']} s"])

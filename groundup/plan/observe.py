@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from groundup.optim.optimizers import state_tensors
-from groundup.parallel.model import ParallelModel
+from groundup.parallel.model import SAMPLES, TOKENS, ParallelModel
 from groundup.plan.trace import Collective, Trace, held_bytes
 from groundup.recipe.sections import Recipe
 from groundup.tasks.task import Task
@@ -18,6 +18,15 @@ from groundup.train.state import TrainState
 from groundup.train.step import compute_gradients, update
 
 Counts = dict[str, dict[str, int]]
+# Dimensions of the mesh along which groups lie. "fsdp" is shard x context; "all" are all ranks.
+_GROUPS = (
+    *((dim,) for dim in ("tensor", "context", "shard", "replicate", "pipeline", "expert", "expert_data", "fsdp")),
+    ("context", "tensor"),
+    SAMPLES,
+    TOKENS,
+    (*TOKENS, "tensor"),
+    ("pipeline", *TOKENS),
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +106,8 @@ def _by_dimension(collectives: list[Collective], model: ParallelModel) -> dict[s
     if model.mesh is None:
         return {}
     mesh, names = model.mesh, dict[tuple[int, ...], str]()
-    for name in ("tensor", "context", "shard", "replicate", "pipeline", "expert", "expert_data", "fsdp"):
-        names.setdefault(tuple(mesh.ranks(name)), name)
-    names.setdefault(tuple(mesh.ranks("context", "tensor")), "context x tensor")
+    for dims in _GROUPS:
+        names.setdefault(tuple(mesh.ranks(*dims)), " x ".join(dims))
     names.setdefault(tuple(model.tied_ranks), "tied embedding")
     names.setdefault(tuple(range(model.layout.world)), "all")
     apart: dict[str, list[Collective]] = defaultdict(list)

@@ -30,6 +30,7 @@ def batch_key(recipe: Recipe) -> tuple[Path, int]:
 def pipeline_problems(recipe: Recipe) -> Iterator[Problem]:
     """What is wrong with a pipeline's keys, however many processes there will be."""
     yield from _schedule(recipe)
+    yield from _selective(recipe)
     yield from _cuts(recipe)
 
 
@@ -104,6 +105,17 @@ def split_backward_problems(recipe: Recipe, layout: Layout) -> Iterator[Problem]
             f'"{schedule}" cuts the backward pass in two, which weights sharded over {" x ".join(dims)} can\'t do',
             '"interleaved-1f1b" or "1f1b", or no data parallelism',
             tuple(("parallel", dim) for dim in ("pipeline", *dims)),
+        )
+
+
+def _selective(recipe: Recipe) -> Iterator[Problem]:
+    parallel = recipe.parallel
+    if parallel.schedule in ("zero-bubble", "zbv") and parallel.activation_checkpointing == "selective":
+        yield Problem(
+            ("parallel", "activation_checkpointing"),
+            f'the schedule "{parallel.schedule}" cuts the backward pass in two, for which "selective" keeps too little',
+            '"full" or "none", or another parallel.schedule',
+            (("parallel", "schedule"),),
         )
 
 
