@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN_DIR ?= runs/quickstart
 TABLE_RUN_DIR ?= runs/digits
 
-.PHONY: quickstart quickstart-table test test-slow lint docs clean
+.PHONY: quickstart quickstart-table test test-slow lint docs parity clean
 
 quickstart: .venv/installed
 	$(BIN)/groundup run examples/quickstart.toml --run-dir $(RUN_DIR)
@@ -25,6 +25,10 @@ lint: .venv/installed-dev
 
 docs: .venv/installed
 	$(BIN)/groundup recipe reference > docs/recipe.md
+
+# Every layout against one process, about a quarter of an hour; writes docs/parity.md.
+parity: .venv/installed
+	$(BIN)/groundup parity examples/tiny.toml --processes 4 --page docs/parity.md
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -347,7 +347,9 @@ def launch_slurm(
 
 @verb(launch, "kubernetes")
 @clustered
-@click.option("--image", required=True, help="Container image that has groundup in it.")
+@click.option(
+    "--image", default="groundup:latest", help="Container image that has groundup in it; default: groundup:latest."
+)
 @click.option("--kind", type=click.Choice(["trainjob", "jobset"]), default="trainjob", help="Default: trainjob.")
 @click.option("--claim", default="groundup", help="Volume claim, shared by the pods, at /work; default: groundup.")
 def launch_kubernetes(

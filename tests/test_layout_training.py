@@ -48,7 +48,14 @@ def single(recipe_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize(("first", "second"), [("shard", "single"), ("single", "pipeline"), ("tensor", "context")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("shard", "single"),
+        pytest.param("single", "pipeline", marks=pytest.mark.slow),
+        pytest.param("tensor", "context", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_goes_on_in_another_layout(first: str, second: str, single: Path, tmp_path: Path) -> None:
     run, recipe = tmp_path / "run", single.parent / "small.toml"
     shutil.copytree(single, run)
@@ -80,6 +87,7 @@ def test_the_textbooks_pipeline_of_two_parts_and_eight_chunks(tmp_path: Path) ->
     assert found["two"][1]["accuracy"] == pytest.approx(found["one"][1]["accuracy"], abs=0.005)
 
 
+@pytest.mark.slow
 def test_where_a_stage_begins_can_be_named(tmp_path: Path) -> None:
     recipe = Path(__file__).parents[1] / "examples" / "digits.toml"
     words = ("--set", "parallel.pipeline=2", "--set", "parallel.microbatches=4", "--set", 'train.duration="1 epochs"')

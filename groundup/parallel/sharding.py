@@ -6,6 +6,7 @@ the counted tokens of the whole step.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,11 +29,13 @@ from groundup.recipe.parallel import Parallel
 def shard_model(
     root: nn.Module, blocks: Iterable[nn.Module], mesh: Mesh, parallel: Parallel, dtype: torch.dtype
 ) -> None:
-    """Shard `root` (a model, or a stage of it), its blocks one by one. dtype: number format of gathered weights."""
+    """Shard `root` (a model, or a stage of it), its blocks one by one. dtype: of the blocks' gathered weights."""
     if mesh.size("replicate", "fsdp") == 1:
         return
-    policy = MixedPrecisionPolicy(param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32)
-    exact = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    # Weights travel in the format of the products that take them; hidden states stay as they are in a single process,
+    # fp32 between layers. So do embedding, last norm, output projection and routers.
+    exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = exact if dtype == torch.float32 else replace(exact, param_dtype=dtype)
     offload: OffloadPolicy = CPUOffloadPolicy() if parallel.offload else OffloadPolicy()
     options: dict[str, Any] = {"offload_policy": offload, "reshard_after_forward": parallel.reshard_after_forward}
     left_out: set[nn.Parameter] = set()
@@ -48,7 +51,7 @@ def shard_model(
         _wrap(block, mesh, "fsdp", mp_policy=policy, ignored_params=left_out, **options)
     # The loss takes the output projection after the model's forward pass, so that stays gathered.
     options["reshard_after_forward"] = False
-    _wrap(root, mesh, "fsdp", mp_policy=policy, ignored_params=left_out, **options)
+    _wrap(root, mesh, "fsdp", mp_policy=exact, ignored_params=left_out, **options)
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -84,6 +84,8 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
     total = pace.steps(recipe.train.duration)
     schedule = build_schedule(recipe.optim, total, pace)
     layout = layout_here(recipe)
+    if recipe.parallel.offload and device.type == "cpu":
+        raise UserError("there is no GPU to take weights off", where="parallel.offload", advice="Set it to false")
     model = build_parallel(task, recipe, layout, device)
     optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
     state = TrainState(model, optimizers, gradient_scaler(recipe.optim.precision, device))
