@@ -24,11 +24,11 @@ from groundup.optim.gradients import clip_
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler
 from groundup.parallel.build import build_parallel
-from groundup.parallel.layout import Layout
 from groundup.parallel.model import local
 from groundup.parity.pool import Pool
 from groundup.parity.tasks import MadeUpText
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.layout import Layout
 from groundup.recipe.load import load
 from groundup.train.state import TrainState
 from groundup.train.step import compute_gradients, update

@@ -83,7 +83,7 @@ def hang(arguments: dict[str, Any]) -> None:
 
 def main() -> None:
     """Launch the work that the JSON in the first argument describes, and end as the command line would."""
-    from groundup.cli import _fail
+    from groundup.command import fail
     from groundup.launch.agent import Job, launch
     from groundup.launch.processes import Processes
 
@@ -94,7 +94,7 @@ def main() -> None:
             print(json.dumps(launch(job, Processes(**told["processes"]), told.get("run_id", ""))), file=out)
             code = 0
         except (Exception, KeyboardInterrupt) as error:
-            code = _fail(error, True, out, told.get("debug", False))
+            code = fail(error, True, out, told.get("debug", False))
     sys.exit(code)
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from groundup.optim.precision import share_found_infinite
-from groundup.parallel.layout import Layout
+from groundup.optim.optimizers import build_optimizers
+from groundup.optim.precision import gradient_scaler, share_found_infinite
+from groundup.parallel.build import build_parallel
 from groundup.parallel.mesh import Mesh
 from groundup.parallel.model import ParallelModel
+from groundup.parity.tasks import made_up
+from groundup.recipe.layout import Layout, resolve
+from groundup.recipe.load import load
+from groundup.train.state import TrainState
+from groundup.train.step import compute_gradients, update
 
 CPU = torch.device("cpu")
 
@@ -55,3 +62,24 @@ def groups() -> dict[str, list[int]]:
     found = {" ".join(names): mesh.ranks(*names) for names in dims}
     total = mesh.sum_(torch.tensor([float(mesh.rank)]), "shard", "tensor")
     return {**found, "sum": [int(total)]}
+
+
+def losses_in_bf16(settings: tuple[str, ...]) -> list[float]:
+    """Loss and gradient norm of three steps of examples/tiny.toml, as on a machine with bf16 instructions."""
+    import groundup.optim.precision
+
+    groundup.optim.precision.cpu_has_bf16 = lambda: True
+    recipe = load(Path(__file__).parents[1] / "examples" / "tiny.toml", ('optim.precision="bf16"', *settings)).recipe
+    task = made_up(recipe)
+    model = build_parallel(task, recipe, resolve(recipe.parallel, dist.get_world_size()), CPU)
+    model.train()
+    optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
+    state = TrainState(model, optimizers, gradient_scaler("bf16", CPU))
+    found = []
+    for _ in range(3):
+        end = state.samples + recipe.samples_per_step
+        loss, norm = compute_gradients(state, end, task, recipe, CPU)
+        update(state, norm, recipe, 3e-4, task)
+        state.samples = end
+        found += [float(loss), float(norm)]
+    return found

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-from groundup.parallel.layout import Layout
+from groundup.dry_run.observe import Seen, make_moments, observed_step
+from groundup.dry_run.run import dry_run, legal_layout, traced
+from groundup.dry_run.trace import held_bytes
 from groundup.parity.pool import Pool
 from groundup.parity.reference import CPU, fresh_state
 from groundup.parity.tasks import made_up
-from groundup.plan.dry_run import dry_run, legal_layout, traced
-from groundup.plan.observe import Seen, make_moments, observed_step
 from groundup.plan.shapes import count_parameters
-from groundup.plan.trace import held_bytes
+from groundup.recipe.layout import Layout
 from groundup.recipe.load import load
 from groundup.recipe.sections import Recipe
 from groundup.train.state import TrainState

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from groundup.parallel.layout import SUPPORTED
 from groundup.parity.case import Case
 from groundup.parity.compare import compare
 from groundup.parity.matrix import possible_rows
@@ -18,6 +17,7 @@ from groundup.parity.pool import Pool
 from groundup.parity.reference import make_references, steps_needed
 from groundup.parity.verdict import judge
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.layout import SUPPORTED
 from groundup.recipe.load import load
 from tests.mutations import MUTATIONS, compare_mutated
 

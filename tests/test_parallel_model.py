@@ -49,6 +49,14 @@ def test_ranks_are_row_major_with_tensor_innermost(pool: Pool) -> None:
     }
 
 
+def test_bf16_is_the_same_in_layouts(pool: Pool) -> None:
+    """Hidden states stay fp32 between layers, sharded or not, so stages agree on what travels."""
+    expected = pool.run(1, parallel_work.losses_in_bf16, ())[0]
+    for settings_ in (("parallel.shard=2", "parallel.pipeline=2"), ("parallel.shard=2", "parallel.tensor=2")):
+        found = pool.run(4, parallel_work.losses_in_bf16, settings_)
+        assert found == [pytest.approx(expected, rel=1e-3)] * 4
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     shape=st.lists(st.integers(1, 7), min_size=1, max_size=3),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.errors import RecipeError, UserError
-from groundup.parallel.layout import DEGREES, SUPPORTED, Kind, Layout, nearest_supported, resolve, supported
+from groundup.recipe.layout import DEGREES, SUPPORTED, Kind, Layout, nearest_supported, resolve, supported
 from groundup.recipe.load import load
 from groundup.recipe.parallel import Parallel
 from groundup.recipe.parallel_checks import layout_problems

@@ -16,7 +16,6 @@ from torch import distributed
 
 from groundup.cli import cli
 from groundup.errors import UserError
-from groundup.parallel.layout import SUPPORTED, Layout
 from groundup.parity import matrix, verdict
 from groundup.parity.case import MODELS, Case
 from groundup.parity.matrix import SPLIT_BACKWARD, all_rows, pairs, possible_rows, quick_rows, settings
@@ -24,6 +23,7 @@ from groundup.parity.page import write_page
 from groundup.parity.pool import Pool, WorkFailed
 from groundup.parity.run import choose
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.layout import SUPPORTED, Layout
 from groundup.recipe.load import load
 from groundup.recipe.sections import Recipe
 from tests.conftest import groundup_json

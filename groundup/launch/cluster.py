@@ -9,7 +9,7 @@ from pathlib import Path
 from groundup.launch.kubernetes import RECIPE, SHARED, KubernetesJob, job_name, manifest
 from groundup.launch.processes import layout_of
 from groundup.launch.slurm import SlurmJob, script
-from groundup.parallel.layout import Layout
+from groundup.recipe.layout import Layout
 from groundup.recipe.load import LoadedRecipe
 from groundup.recipe.show import to_toml
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from groundup.cli import Target
+    from groundup.command import Target
 
 
 def launching(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from groundup.errors import RecipeError, UserError
-from groundup.parallel.layout import Layout, resolve
+from groundup.recipe.layout import Layout, resolve
 from groundup.recipe.load import LoadedRecipe
 from groundup.recipe.parallel_checks import layout_problems
 

@@ -40,5 +40,5 @@ class RmsNorm(nn.RMSNorm):
         if x.device.type != "cpu" or torch.compiler.is_compiling() or x.dtype != torch.float32:
             return super().forward(x)
         assert self.eps is not None
-        y: Tensor = _RmsNorm.apply(x, self.weight, self.eps)
+        y: Tensor = _RmsNorm.apply(x, self.weight.to(x.dtype), self.eps)  # gathered in bf16 where that is the format
         return y

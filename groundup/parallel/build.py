@@ -15,7 +15,6 @@ from groundup.optim.precision import product_dtype
 from groundup.parallel.activations import checkpoint_activations
 from groundup.parallel.cut import Cuts
 from groundup.parallel.decoder import cut_decoder
-from groundup.parallel.layout import Layout
 from groundup.parallel.mesh import Mesh
 from groundup.parallel.model import ParallelModel, local
 from groundup.parallel.perceptron import cut_perceptron
@@ -28,6 +27,7 @@ from groundup.parallel.pipeline import (
     stages_of_rank,
 )
 from groundup.parallel.sharding import shard_model
+from groundup.recipe.layout import Layout
 from groundup.recipe.portions import microbatches, rows_of_microbatch
 from groundup.recipe.sections import Recipe
 

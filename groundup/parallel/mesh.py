@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup, ReduceOp
 from torch.distributed.device_mesh import DeviceMesh
 
-from groundup.parallel.layout import Layout
+from groundup.recipe.layout import Layout
 
 
 class Mesh:

@@ -20,10 +20,10 @@ from groundup.data.samples import Samples
 from groundup.optim.muon import Whole
 from groundup.parallel.collectives import gather_for_all
 from groundup.parallel.cut import Cuts
-from groundup.parallel.layout import Layout
 from groundup.parallel.mesh import Mesh
 from groundup.parallel.pipeline import Pipeline
 from groundup.part import Part
+from groundup.recipe.layout import Layout
 
 S = TypeVar("S", bound=Samples)
 T = TypeVar("T")

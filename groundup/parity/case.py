@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from groundup.parallel.layout import Kind, Layout
 from groundup.recipe.base import Section
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.layout import Kind, Layout
 from groundup.recipe.model import Experts
 from groundup.recipe.parallel import Parallel
 from groundup.recipe.sections import Recipe

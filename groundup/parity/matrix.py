@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import combinations, product
 
-from groundup.parallel.layout import SUPPORTED, Kind, Layout
 from groundup.parity.case import MODELS, SAMPLES, Case
+from groundup.recipe.layout import SUPPORTED, Kind, Layout
 
 DEGREES = (2, 4)
 HEADS = 4  # key-value heads that context and tensor ranks share

@@ -8,12 +8,12 @@ from typing import Any
 
 from groundup.console import span
 from groundup.errors import UserError
-from groundup.parallel.layout import SUPPORTED
 from groundup.parity.case import CLASSIFIER_WIDTHS, SAMPLES
 from groundup.parity.matrix import QUICK_ROWS
 from groundup.parity.reference import FREE_STEPS, STEPS
 from groundup.parity.table import FIGURES, SETTINGS, figure
 from groundup.parity.verdict import EXPERTS, TOLERANCES
+from groundup.recipe.layout import SUPPORTED
 
 _COMPARED = {
     "loss_difference": "what is minimised, balancing losses included, by evaluation's way through the model",

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler
 from groundup.parallel.build import build_parallel
-from groundup.parallel.layout import Layout
 from groundup.parallel.model import SAMPLES as SAMPLE_DIMS
 from groundup.parallel.model import ParallelModel
 from groundup.parity.case import SAMPLES, Case, variant
 from groundup.parity.tasks import MadeUpTable, MadeUpText, made_up
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.layout import Layout
 from groundup.recipe.portions import microbatches, rows_of_microbatch
 from groundup.recipe.sections import Recipe
 from groundup.train.state import TrainState

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from groundup.parallel.layout import Kind, Layout, nearest_supported, resolve, supported
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.layout import Kind, Layout, nearest_supported, resolve, supported
 from groundup.recipe.pipeline_checks import (
     batch_key,
     layer_problems,

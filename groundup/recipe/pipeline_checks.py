@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from groundup.parallel.layout import Layout
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.layout import Layout
 from groundup.recipe.portions import microbatches, samples_of_rank
 from groundup.recipe.positions import Path
 from groundup.recipe.problem import Problem

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groundup.parallel.layout import Layout
+from groundup.recipe.layout import Layout
 from groundup.recipe.sections import Recipe
 
 

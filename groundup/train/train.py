@@ -18,9 +18,9 @@ from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler, product_dtype
 from groundup.optim.schedules import build_schedule
 from groundup.parallel.build import build_parallel
-from groundup.parallel.layout import Layout, resolve
 from groundup.plan.machine import measured_peak
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.layout import Layout, resolve
 from groundup.recipe.parallel_checks import layout_problems
 from groundup.recipe.quantities import Duration
 from groundup.recipe.sections import Recipe

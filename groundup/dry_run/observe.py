@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from groundup.dry_run.trace import Collective, Trace, held_bytes
 from groundup.optim.optimizers import state_tensors
 from groundup.parallel.model import SAMPLES, TOKENS, ParallelModel
-from groundup.plan.trace import Collective, Trace, held_bytes
 from groundup.recipe.sections import Recipe
 from groundup.tasks.task import Task
 from groundup.train.state import TrainState

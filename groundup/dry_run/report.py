@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from groundup.console import size
+from groundup.dry_run.run import Widths, dry_run, legal_layout
 from groundup.errors import UserError
-from groundup.parallel.layout import Layout
 from groundup.parallel.pipeline import rank_of_stage, stages_of_rank
-from groundup.plan.dry_run import Widths, dry_run, legal_layout
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.layout import Layout
 from groundup.recipe.portions import microbatches
 from groundup.recipe.sections import Recipe
 from groundup.recipe.table import TableRecipe

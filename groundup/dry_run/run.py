@@ -12,14 +12,14 @@ import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
+from groundup.dry_run.observe import Seen, make_moments, observed_step
+from groundup.dry_run.stand_ins import ShapedTable, ShapedText, stand_ins
 from groundup.errors import RecipeError, UserError
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler
 from groundup.parallel.build import build_parallel
-from groundup.parallel.layout import Layout, resolve
-from groundup.plan.observe import Seen, make_moments, observed_step
-from groundup.plan.stand_ins import ShapedTable, ShapedText, stand_ins
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.layout import Layout, resolve
 from groundup.recipe.parallel_checks import layout_problems
 from groundup.recipe.pipeline_checks import batch_key
 from groundup.recipe.portions import microbatches, rows_of_microbatch, samples_of_rank
