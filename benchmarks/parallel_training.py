@@ -30,6 +30,7 @@ from groundup.parity.tasks import MadeUpText
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.layout import Layout
 from groundup.recipe.load import load
+from groundup.train.device import keep_freed_memory
 from groundup.train.state import TrainState
 from groundup.train.step import compute_gradients, update
 
@@ -54,6 +55,7 @@ def recipe_of(layout: Layout) -> LanguageRecipe:
 def measure(degrees: dict[str, int], threads: int, steps: int) -> dict[str, Any]:
     """Train in the processes that are there. Seconds of each step, the first two left out."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     layout = Layout(**degrees)
     recipe = recipe_of(layout)
     task = MadeUpText(recipe)
@@ -99,6 +101,7 @@ def _moments(state: TrainState, parameter: Any) -> list[torch.Tensor]:
 def overhead(steps: int) -> dict[str, Any]:
     """Seconds per step of the layouts' code on one process and of a bare loop over the same model, in turn."""
     torch.set_num_threads(2)
+    keep_freed_memory()
     recipe = recipe_of(Layout())
     task = MadeUpText(recipe)
 
