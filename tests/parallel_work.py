@@ -83,3 +83,28 @@ def losses_in_bf16(settings: tuple[str, ...]) -> list[float]:
         state.samples = end
         found += [float(loss), float(norm)]
     return found
+
+
+def loss_of_a_cut_vocabulary() -> tuple[float, float]:
+    """The loss over 37 rows of a projection cut over the ranks, in many chunks; and its largest difference in loss and
+    gradients from that over the whole, in this process."""
+    from groundup.optim import losses
+    from groundup.part import even_cut
+
+    losses._CHUNK_BYTES["cpu"] = 4 * 20 * 9  # blocks of 10 and of 7 rows would give other chunks each
+    vocab, ranks = 37, dist.get_world_size()
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(100, 8, generator=generator).requires_grad_()
+    weight = torch.randn(vocab, 8, generator=generator).requires_grad_()
+    labels, counted = torch.randint(vocab, (100,), generator=generator), torch.ones(100)
+    options = {"label_smoothing": 0.1, "z_loss": 0.01}
+    whole = losses.linear_cross_entropy(hidden, weight, labels, counted, **options)  # type: ignore[arg-type]
+    expected = torch.autograd.grad(whole, (hidden, weight))
+    start, stop = even_cut(vocab, ranks, dist.get_rank())
+    mine = weight.detach()[start:stop].clone().requires_grad_()
+    cut = losses.VocabularyCut(dist.distributed_c10d._get_default_group(), start, vocab)
+    loss = losses.linear_cross_entropy(hidden, mine, labels, counted, cut=cut, **options)  # type: ignore[arg-type]
+    grad_hidden, grad_mine = torch.autograd.grad(loss, (hidden, mine))
+    dist.all_reduce(grad_hidden)
+    differences = [loss - whole, grad_hidden - expected[0], grad_mine - expected[1][start:stop]]
+    return float(loss), max(float(x.abs().max()) for x in differences)

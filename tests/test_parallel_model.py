@@ -49,6 +49,12 @@ def test_ranks_are_row_major_with_tensor_innermost(pool: Pool) -> None:
     }
 
 
+def test_a_cut_vocabulary_gives_the_loss_of_the_whole(pool: Pool) -> None:
+    found = pool.run(4, parallel_work.loss_of_a_cut_vocabulary)
+    assert len({loss for loss, _ in found}) == 1
+    assert all(difference < 1e-3 for _, difference in found)
+
+
 def test_bf16_is_the_same_in_layouts(pool: Pool) -> None:
     """Hidden states stay fp32 between layers, sharded or not, so stages agree on what travels."""
     expected = pool.run(1, parallel_work.losses_in_bf16, ())[0]

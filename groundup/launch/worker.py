@@ -128,17 +128,14 @@ class Worker:
                 f"{self.job.prefix}/{prefix}", TCPStore(*self.job.store, is_master=False, timeout=timeout)
             )
 
-        device = None
         if self.job.cuda:
-            device = torch.device("cuda", self.local_rank)
-            torch.cuda.set_device(device)
+            torch.cuda.set_device(self.local_rank)
         distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device else "gloo",
+            "cpu:gloo,cuda:nccl" if self.job.cuda else "gloo",
             store=store("group"),
             rank=self.rank,
             world_size=self.world,
             timeout=timeout,
-            device_id=device,
         )
         if self.job.hang_timeout:
             watchdog.Watchdog(store("watchdog"), self.rank, self.world, self.job.hang_timeout, self._hung).start()

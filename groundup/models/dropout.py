@@ -35,7 +35,7 @@ class Dropout(nn.Module):
         super().__init__()
         self.p, self.features = p, features
         self.key = stream_key(seed, f"dropout.{name}")
-        self.reset_buffers("cpu")
+        self.reset_buffers(torch.get_default_device())
 
     def reset_buffers(self, device: torch.device | str) -> None:
         odd_F = hash_counters(self.key, torch.arange(self.features, device=device)).to(torch.int32) | 1

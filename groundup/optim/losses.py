@@ -27,8 +27,10 @@ class VocabularyCut(NamedTuple):
     total: int
 
 
-def _chunk(hidden_ND: Tensor, weight_VD: Tensor) -> int:
-    return max(16, _CHUNK_BYTES.get(hidden_ND.device.type, 64 << 20) // (4 * weight_VD.shape[0]))
+def _chunk(hidden_ND: Tensor, weight_VD: Tensor, cut: VocabularyCut | None) -> int:
+    """Tokens of a chunk; the same on all ranks of a cut vocabulary, whose last block may be shorter."""
+    rows = weight_VD.shape[0] if cut is None else -(-cut.total // dist.get_world_size(cut.group))
+    return max(16, _CHUNK_BYTES.get(hidden_ND.device.type, 64 << 20) // (4 * rows))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -54,7 +56,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD) if need_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        chunk = _chunk(hidden_ND, weight_VD)
+        chunk = _chunk(hidden_ND, weight_VD, cut)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
             hidden_CD, label_C1, counted_C1 = hidden_ND[part].to(dtype), labels_N[part, None], weights_N[part, None]

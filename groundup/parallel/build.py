@@ -4,6 +4,7 @@ compilation, and FSDP; then its memory and its initial values, each rank its own
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from groundup.models.decoder import Decoder
 from groundup.models.init import initialise
-from groundup.optim.precision import product_dtype
+from groundup.optim.precision import autocast, product_dtype
 from groundup.parallel.activations import checkpoint_activations
 from groundup.parallel.cut import Cuts
 from groundup.parallel.decoder import cut_decoder
@@ -104,6 +105,8 @@ def _pipeline(
     layout = mesh.layout
     count, rows = microbatches(recipe, layout), rows_of_microbatch(recipe, layout)
     for stage in stages.values():
+        # Not around the whole schedule: its backward passes must run as they do without a pipeline.
+        stage.context = partial(autocast, recipe.optim.precision, mesh.device)
         if isinstance(stage.model, Decoder):
             # Zero-bubble schedules differentiate the loss by inputs and weights in turn.
             stage.model.cross_entropy.keep = True

@@ -24,18 +24,14 @@ class Mesh:
         assert layout.world == dist.get_world_size()
         self.layout, self.device, self.rank = layout, device, dist.get_rank()
         fsdp = layout.shard * layout.context
-        self._views = [
-            self._view(pipeline=layout.pipeline, replicate=layout.replicate, shard=layout.shard, context=layout.context)
-            | {"tensor": layout.tensor},
-            self._view(pipeline=layout.pipeline, replicate=layout.replicate, fsdp=fsdp, tensor=layout.tensor),
-            self._view(pipeline=layout.pipeline, replicate=layout.replicate, expert_data=fsdp // layout.expert)
-            | {"expert": layout.expert, "tensor": layout.tensor},
+        outer = {"pipeline": layout.pipeline, "replicate": layout.replicate}
+        experts = {"expert_data": fsdp // layout.expert, "expert": layout.expert}
+        self._views: list[dict[str, int]] = [
+            {**outer, "shard": layout.shard, "context": layout.context, "tensor": layout.tensor},
+            {**outer, "fsdp": fsdp, "tensor": layout.tensor},
+            {**outer, **experts, "tensor": layout.tensor},
         ]
         self._groups: dict[tuple[int, ...], ProcessGroup] = {}
-
-    @staticmethod
-    def _view(**sizes: int) -> dict[str, int]:
-        return sizes
 
     def _seen_as(self, dims: tuple[str, ...]) -> dict[str, int]:
         return next(view for view in self._views if all(dim in view for dim in dims))

@@ -10,6 +10,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -91,6 +92,7 @@ class Stage(nn.Module):
     def __init__(self, whole: Model, layers: tuple[int, int], number: int, stages: int) -> None:
         super().__init__()
         self.first, self.last = number == 0, number == stages - 1
+        self.context: Callable[[], AbstractContextManager[object]] = nullcontext  # of forward passes
         self.model = model = copy.deepcopy(whole)
         for n in range(len(whole.layers)):
             if not layers[0] <= n < layers[1]:
@@ -107,8 +109,13 @@ class Stage(nn.Module):
             model.output = None
 
     def forward(self, entering: Tensor, auxiliary: Tensor | None = None, **arguments: Tensor) -> Any:
+        with self.context():
+            return self._forward(entering, auxiliary, **arguments)
+
+    def _forward(self, entering: Tensor, auxiliary: Tensor | None, **arguments: Tensor) -> Any:
         if isinstance(self.model, Perceptron):
-            return self.model(arguments["x_BF"] if self.first else entering, arguments["positions_B"])
+            y = self.model(arguments["x_BF"] if self.first else entering, arguments["positions_B"])
+            return y if self.last else y.float()  # what travels is fp32, whatever autocast makes of it
         hidden: Hidden = self.model(**arguments, entering=None if self.first else Hidden(entering, auxiliary))
         return hidden.x_BLD if hidden.auxiliary is None else (hidden.x_BLD, hidden.auxiliary)
 

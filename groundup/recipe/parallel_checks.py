@@ -57,7 +57,20 @@ def layout_problems(recipe: Recipe, layout: Layout) -> list[Problem]:
         problems += samples or ([] if layers else microbatch_problems(recipe, layout))
         problems += _combination(recipe, layout)
     problems += split_backward_problems(recipe, layout)
+    problems += _vocabulary(recipe, layout)
     return problems
+
+
+def _vocabulary(recipe: Recipe, layout: Layout) -> Iterator[Problem]:
+    if isinstance(recipe, LanguageRecipe):
+        rows = -(-recipe.vocab_size // layout.tensor)
+        if (layout.tensor - 1) * rows >= recipe.vocab_size:
+            yield Problem(
+                ("parallel", "tensor"),
+                f"{layout.tensor} blocks of {rows} rows leave none of a vocabulary of {recipe.vocab_size} to the last",
+                f"at most {-(-recipe.vocab_size // rows)}",
+                (("model", "vocab_size"), ("tokenizer",)),
+            )
 
 
 def _combination(recipe: Recipe, layout: Layout) -> Iterator[Problem]:

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from torch.distributed.checkpoint.state_dict_loader import load as load_state_dict
 from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
 
+from groundup import heartbeat
 from groundup.console import say
 from groundup.data.shards import checksum
 from groundup.errors import UserError
@@ -96,7 +97,12 @@ def complete(root: Path) -> list[Path]:
 def take_up(root: Path) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint to go on from, after what a crash left half written is removed. For one process of the run."""
     clean_up(root)
-    return newest(root)
+    found = newest(root)
+    for folder in complete(root):
+        # A damaged one that is newer would count as one of those to keep, in place of what is written from here on.
+        if found is None or folder > found[0]:
+            folder.rename(folder.with_name(f"damaged-{folder.name}"))
+    return found
 
 
 def clean_up(root: Path) -> None:
@@ -156,6 +162,7 @@ def verify(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise CheckpointDamaged(f"its format is {manifest.get('format')}, this version reads {FORMAT}")
     for name, expected in manifest["files"].items():
+        heartbeat.beat()
         path = folder / name
         if not path.exists():
             raise CheckpointDamaged(f"{name} is missing")

@@ -70,6 +70,7 @@ class TrainState:
         checkpoint.load(folder, self.tensors())
         self.model.renew_copies()
         self.step, self.samples = manifest["step"], manifest["samples_consumed"]
+        self.saved = self.step
         self.seconds, self.last_loss, self.best = manifest["seconds"], manifest["last_loss"], manifest["best"]
         if self.scaler.is_enabled() and manifest["scaler"]:
             self.scaler.load_state_dict(manifest["scaler"])

@@ -45,6 +45,7 @@ def compute_gradients(
     counted: Any = batch.counted
     if model.mesh is not None:
         counted = model.sum_(torch.tensor(batch.counted, dtype=torch.float32, device=device), *SAMPLES)
+    state.scaler.scale(torch.zeros((), device=device))  # makes its scale, also where no loss is computed
     accumulate = _through_pipeline if model.pipeline is not None else _one_by_one
     shown = accumulate(state, batch, counted, task, recipe, device)
     model.sum_(shown, "pipeline", "replicate", "shard", "context")
@@ -84,13 +85,13 @@ def _through_pipeline(
         assert model.pipeline is not None
         assert model.pipeline.last is not None
         part = batch.rows(number * rows, (number + 1) * rows)
-        loss, cross_entropy = task.loss(model.pipeline.last.model, model.pipeline.last.output(output), part)
+        with autocast(recipe.optim.precision, device):
+            loss, cross_entropy = task.loss(model.pipeline.last.model, model.pipeline.last.output(output), part)
         shown.add_(cross_entropy / counted)
         scaled: Tensor = state.scaler.scale(loss / counted)
         return scaled
 
-    with autocast(recipe.optim.precision, device):
-        model.pipeline.run(task.arguments(batch), loss_of)
+    model.pipeline.run(task.arguments(batch), loss_of)
     return shown
 
 

@@ -86,6 +86,12 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
     layout = layout_here(recipe)
     if recipe.parallel.offload and device.type == "cpu":
         raise UserError("there is no GPU to take weights off", where="parallel.offload", advice="Set it to false")
+    if recipe.parallel.offload and (layout.data * layout.context == 1 or layout.expert > 1):
+        raise UserError(
+            "only weights that FSDP shards can be kept in host memory, and not those of experts cut over processes",
+            where="parallel.offload",
+            expected="parallel.shard above 1 and parallel.expert 1",
+        )
     model = build_parallel(task, recipe, layout, device)
     optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
     state = TrainState(model, optimizers, gradient_scaler(recipe.optim.precision, device))
@@ -118,7 +124,8 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
         log = Log(metrics, bar, task, recipe.train.log_every, total, pace.samples(total), peak)
 
         def validate(state: TrainState) -> None:
-            result = task.validate(model, device)
+            found = task.validate(model, device)
+            result = model.agree(lambda: found)  # to the last bit, since a save may hang on it
             metrics.write("validation", state.step, samples_consumed=state.samples, **result)
             bar.write(f"step {state.step}: validation {task.describe(result)}")
             if recipe.evaluate.checkpoint == "best" and state.improved(recipe.best_metric, result):
@@ -142,8 +149,9 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
             Every(steps(recipe.train.validate_every, 0.1), total, log, validate),
             Every(steps(recipe.train.checkpoint_every, 0.1), total, log, save),
         ]
-        # Sampling token by token goes through whole models only, sharded or not.
-        if isinstance(recipe, LanguageRecipe) and layout.pipeline * layout.tensor * layout.context == 1:
+        # Token by token goes through whole models only, and every rank must choose the same tokens, so in a layout
+        # texts are sampled by `evaluate`, from the checkpoint.
+        if isinstance(recipe, LanguageRecipe) and layout.world == 1:
             hooks.append(Every(steps(recipe.train.sample_every, 0.25), total, log, sample))
         log.begin(state)
         try:
@@ -151,9 +159,11 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
         finally:
             metrics.close()
         if state.step < total:
-            folder = state.save(run.checkpoints, recipe.train.keep_checkpoints)
-            raise Interrupted(f"stopped by {stop.asked} at step {state.step}; saved in {folder}")
-    say(f"trained {state.step} steps in {span(state.seconds)}, loss {state.last_loss:.4f}")
+            save(state)
+            folder = checkpoint.folder_of(run.checkpoints, state.step)
+            raise Interrupted(f"stopped by {stop.asked or 'another rank'} at step {state.step}; saved in {folder}")
+    loss = "" if state.last_loss is None else f", loss {state.last_loss:.4f}"
+    say(f"trained {state.step} steps in {span(state.seconds)}{loss}")
     return {
         "step": state.step,
         "samples_consumed": state.samples,
