@@ -41,6 +41,8 @@ def preprocessor(*, imputes: bool = False, classes: list[Any] = SPECIES) -> Prep
 def perceptron(made: Preprocessor, shape: Classifier = SHAPE, seed: int = 0) -> Perceptron:
     """With random weights, biases included, in the mode of training."""
     model = build_perceptron(shape, made.width, len(made.classes), seed, torch.device("cpu"))
+    for parameter in model.parameters():
+        parameter.data.mul_(4.0)  # untrained, but not of one mind about all rows
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
