@@ -136,8 +136,8 @@ def test_the_recipe_s_sampling_is_the_default_of_generation(tokenizer_folder: Pa
 SWAPPED = {
     "llama": ("_DENSE", "ffn.gate.weight", "ffn.up.weight"),
     "qwen3": ("_QK_NORM", "attention.query_norm.weight", "attention.key_norm.weight"),
-    "mixtral": ("_MIXTRAL", "ffn.gate", "ffn.up"),
-    "qwen3-moe": ("_QWEN3_MOE", "ffn.gate", "ffn.up"),
+    "mixtral": ("_MIXTRAL", "ffn.experts.gate", "ffn.experts.up"),
+    "qwen3-moe": ("_QWEN3_MOE", "ffn.experts.gate", "ffn.experts.up"),
     "llama-tied": ("_ATTENTION", "attention_norm.weight", "ffn_norm.weight"),
 }
 
