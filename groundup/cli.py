@@ -222,7 +222,7 @@ def launch_slurm(
     "--image", default="groundup:latest", help="Container image that has groundup in it; default: groundup:latest."
 )
 @click.option("--kind", type=click.Choice(["trainjob", "jobset"]), default="trainjob", help="Default: trainjob.")
-@click.option("--claim", default="groundup", help="Volume claim, shared by the pods, at /work; default: groundup.")
+@click.option("--claim", default="groundup", help="Volume claim, at /mnt/groundup in all pods; default: groundup.")
 def launch_kubernetes(
     target: Target, nodes: int, gpus: int, nproc: int | None, output: Path | None, image: str, kind: str, claim: str
 ) -> Result:

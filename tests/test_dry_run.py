@@ -10,7 +10,7 @@ import pytest
 from torch.profiler import ProfilerActivity, profile
 
 from groundup.dry_run.observe import Seen, make_moments, observed_step
-from groundup.dry_run.run import dry_run, legal_layout, traced
+from groundup.dry_run.run import dry_run, traced
 from groundup.dry_run.trace import held_bytes
 from groundup.parity.pool import Pool
 from groundup.parity.reference import CPU, fresh_state
@@ -18,6 +18,7 @@ from groundup.parity.tasks import made_up
 from groundup.plan.shapes import count_parameters
 from groundup.recipe.layout import Layout
 from groundup.recipe.load import load
+from groundup.recipe.parallel_checks import legal_layout
 from groundup.recipe.sections import Recipe
 from groundup.train.state import TrainState
 from groundup.train.step import compute_gradients, update
@@ -127,20 +128,22 @@ def test_a_few_micro_batches_stand_for_many(world: int, settings: tuple[str, ...
 def test_eight_billion_parameters_on_1024_ranks() -> None:
     """Two layers of them here; all 32 take half a minute."""
     options = ("--dry-run", "--ranks", "1024", "--set", "parallel.tensor=8", "--set", "model.layers=2")
+    small = "model.vocab_size=32000"  # whose gathered fp32 rows don't hide what attention keeps
+    options = (*options, "--set", small)
     result = groundup_json("plan", str(TINY.with_name("llama-3-8b.toml")), *options)
     assert result["layout"] == {
         "pipeline": 1, "replicate": 1, "shard": 128, "context": 1, "tensor": 8, "expert": 1
     }  # fmt: skip
     assert result["legal"]
     (rank,) = result["ranks"]
-    model: Any = load(TINY.with_name("llama-3-8b.toml"), ("model.layers=2",)).recipe.model
+    model: Any = load(TINY.with_name("llama-3-8b.toml"), ("model.layers=2", small)).recipe.model
     each = 4 * count_parameters(model, model.vocab_size).total / 1024
     assert each <= rank["memory"]["weights"] <= 1.01 * each
     assert rank["memory"]["gradients"] == rank["memory"]["weights"]
     assert rank["memory"]["optimizer"] == pytest.approx(2 * rank["memory"]["weights"], rel=1e-4)
-    # Probabilities of attention are not kept, which would come on top: a GPU's kernels compute them again.
+    # Probabilities of attention are not kept: a GPU's kernels compute them again.
     tokens, heads = 8192, 4
-    assert rank["memory"]["activations"] < 1.5 * 2 * 2 * heads * tokens * tokens * 2
+    assert rank["memory"]["activations"] < 2 * 2 * heads * tokens * tokens * 2
     assert rank["collectives"]["all_gather"]["bytes"] > 4 * each
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from groundup.console import size
-from groundup.dry_run.run import Widths, dry_run, legal_layout
+from groundup.dry_run.run import Widths, dry_run, layout_to_dry_run
 from groundup.errors import UserError
 from groundup.parallel.pipeline import rank_of_stage, stages_of_rank
 from groundup.recipe.language import LanguageRecipe
@@ -24,7 +24,7 @@ def dry_run_here(recipe: Recipe, run: RunDir, world: int | None, ranks: Sequence
 
     Raises RecipeError where the layout is not legal, UserError for a rank that is not there or data not prepared."""
     start = time.monotonic()
-    layout = legal_layout(recipe, world)
+    layout = layout_to_dry_run(recipe, world)
     recipe, widths = _with_vocabulary(recipe, run), _widths(recipe, run)
     for rank in ranks:
         if not 0 <= rank < layout.world:

@@ -14,13 +14,13 @@ from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from groundup.dry_run.observe import Seen, make_moments, observed_step
 from groundup.dry_run.stand_ins import ShapedTable, ShapedText, stand_ins
-from groundup.errors import RecipeError, UserError
+from groundup.errors import UserError
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler
 from groundup.parallel.build import build_parallel
 from groundup.recipe.language import LanguageRecipe
-from groundup.recipe.layout import Layout, resolve
-from groundup.recipe.parallel_checks import layout_problems
+from groundup.recipe.layout import Layout
+from groundup.recipe.parallel_checks import legal_layout
 from groundup.recipe.pipeline_checks import batch_key
 from groundup.recipe.portions import microbatches, rows_of_microbatch, samples_of_rank
 from groundup.recipe.sections import Recipe
@@ -31,13 +31,9 @@ CPU = torch.device("cpu")
 Widths = tuple[int, int]  # of a table: features and classes
 
 
-def legal_layout(recipe: Recipe, world: int | None) -> Layout:
-    """The recipe's layout of so many ranks; of None: of as many as its degrees need. Raises RecipeError with all that
-    stands against it, or UserError where the degrees don't multiply to the world."""
-    layout = resolve(recipe.parallel, world)
-    problems = layout_problems(recipe, layout)
-    if problems:
-        raise RecipeError([UserError(p.what, where=".".join(map(str, p.path)), expected=p.expected) for p in problems])
+def layout_to_dry_run(recipe: Recipe, world: int | None) -> Layout:
+    """The recipe's layout of so many ranks. Raises what `legal_layout` does, and UserError with offload."""
+    layout = legal_layout(recipe, world)
     if recipe.parallel.offload:
         raise UserError(
             "a dry run does not tell host memory from device memory",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PORT = 29400
-SHARED = "/work"
+SHARED = "/mnt/groundup"
 RECIPE = "/groundup/recipe.toml"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from groundup.errors import RecipeError, UserError
+from groundup.errors import UserError
 from groundup.recipe.layout import Layout, resolve
 from groundup.recipe.load import LoadedRecipe
-from groundup.recipe.parallel_checks import layout_problems
+from groundup.recipe.parallel_checks import legal_layout
+from groundup.recipe.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,10 @@ def processes(loaded: LoadedRecipe, local: int | None, nodes: int, node_rank: in
 
 def layout_of(loaded: LoadedRecipe, world: int) -> Layout:
     """The layout of so many processes. Raises UserError where the recipe can't run in it."""
-    layout = resolve(loaded.recipe.parallel, world)
-    problems = []
-    for problem in layout_problems(loaded.recipe, layout):
+
+    def told(problem: Problem) -> UserError:
         key, origin = ".".join(map(str, problem.path)), loaded.origin(problem.path)
         where = f"{world} processes" if origin == "default" else origin
-        problems.append(UserError(f"{key}: {problem.what}", where=where, expected=problem.expected))
-    if problems:
-        raise RecipeError(problems)
-    return layout
+        return UserError(f"{key}: {problem.what}", where=where, expected=problem.expected)
+
+    return legal_layout(loaded.recipe, world, told)

@@ -61,7 +61,9 @@ class LanguageTrain(Train):
     batch_tokens: PositiveInt = Field(16_384, description="tokens per optimizer step, over all ranks")
     sequence_length: PositiveInt = Field(256, description="tokens per sample")
     validation_tokens: PositiveInt = Field(65_536, description="tokens of a validation on the way, at most")
-    sample_every: DurationField | None = Field(None, description="distance of samples; default: a quarter of the run")
+    sample_every: DurationField | None = Field(
+        None, description="distance of samples, in runs of one process; default: a quarter of the run"
+    )
 
 
 class Sampling(Section):

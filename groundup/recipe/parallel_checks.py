@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from groundup.errors import RecipeError, UserError
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.layout import Kind, Layout, nearest_supported, resolve, supported
 from groundup.recipe.pipeline_checks import (
@@ -71,6 +72,23 @@ def _vocabulary(recipe: Recipe, layout: Layout) -> Iterator[Problem]:
                 f"at most {-(-recipe.vocab_size // rows)}",
                 (("model", "vocab_size"), ("tokenizer",)),
             )
+
+
+def _by_key(problem: Problem) -> UserError:
+    return UserError(problem.what, where=".".join(map(str, problem.path)), expected=problem.expected)
+
+
+def legal_layout(recipe: Recipe, world: int | None, told: Callable[[Problem], UserError] = _by_key) -> Layout:
+    """The recipe's layout of so many processes; of None: of as many as its degrees need.
+
+    Raises RecipeError with all that stands against it, each problem as `told` words it, or UserError where the degrees
+    don't multiply to the world.
+    """
+    layout = resolve(recipe.parallel, world)
+    problems = layout_problems(recipe, layout)
+    if problems:
+        raise RecipeError([told(problem) for problem in problems])
+    return layout
 
 
 def _combination(recipe: Recipe, layout: Layout) -> Iterator[Problem]:

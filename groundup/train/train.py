@@ -20,8 +20,7 @@ from groundup.optim.schedules import build_schedule
 from groundup.parallel.build import build_parallel
 from groundup.plan.machine import measured_peak
 from groundup.recipe.language import LanguageRecipe
-from groundup.recipe.layout import Layout, resolve
-from groundup.recipe.parallel_checks import layout_problems
+from groundup.recipe.parallel_checks import legal_layout
 from groundup.recipe.quantities import Duration
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, fingerprint
@@ -50,19 +49,6 @@ def set_aside(run: RunDir) -> None:
             shutil.move(path, old / path.name)
 
 
-def layout_here(recipe: Recipe) -> Layout:
-    """The recipe's layout of the processes there are. Raises UserError where it is none for this recipe."""
-    layout = resolve(recipe.parallel, dist.get_world_size() if dist.is_initialized() else 1)
-    problems = layout_problems(recipe, layout)
-    if problems:
-        raise UserError(
-            "; ".join(problem.what for problem in problems),
-            where=", ".join(".".join(map(str, problem.path)) for problem in problems),
-            expected="; ".join(problem.expected for problem in problems),
-        )
-    return layout
-
-
 OnValidation = Callable[[TrainState, dict[str, float]], None]
 
 
@@ -83,7 +69,7 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
 
     total = pace.steps(recipe.train.duration)
     schedule = build_schedule(recipe.optim, total, pace)
-    layout = layout_here(recipe)
+    layout = legal_layout(recipe, dist.get_world_size() if dist.is_initialized() else 1)
     if recipe.parallel.offload and device.type == "cpu":
         raise UserError("there is no GPU to take weights off", where="parallel.offload", advice="Set it to false")
     if recipe.parallel.offload and (layout.data * layout.context == 1 or layout.expert > 1):
