@@ -147,3 +147,16 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, recipe_text: str) -> 
     recipe = folder / "small.toml"
     recipe.write_text(recipe_text)
     return folder / "run", groundup_json("run", recipe, "--run-dir", folder / "run")
+
+
+@contextmanager
+def watched_page(browser: Any, allowed: str) -> Iterator[Any]:
+    """A page that must log no error, and fetch nothing but addresses that begin like the expression `allowed`."""
+    page = browser.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda r: None if re.match(allowed, r.url) else problems.append(r.url))
+    yield page
+    page.close()
+    assert problems == getattr(page, "expected_problems", [])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.conftest import groundup_json, served
+from tests.conftest import groundup_json, served, watched_page
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.slow
@@ -18,17 +18,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Page]:
-    """A page that must log no error and fetch nothing from elsewhere."""
-    page = browser.new_page()
-    problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "request", lambda r: None if re.match(r"file:|data:|http://127\.0\.0\.1:", r.url) else problems.append(r.url)
-    )
-    yield page
-    page.close()
-    assert problems == getattr(page, "expected_problems", [])
+    with watched_page(browser, r"file:|data:|http://127\.0\.0\.1:") as page:
+        yield page
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from playwright.sync_api import Page, expect
 from groundup.data.table.preprocess import Column, Preprocessor
 from groundup.deploy.classifier_export import CheckRows
 from tests.classifiers import SPECIES, perceptron, preprocessor, served, write
+from tests.conftest import watched_page
 
 pytestmark = pytest.mark.slow
 
@@ -26,18 +26,8 @@ WIDE = 1000
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Page]:
-    """A page that must log no error and fetch nothing from elsewhere."""
-    page = browser.new_page()
-    problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "request",
-        lambda r: None if re.match(r"data:|blob:|http://127\.0\.0\.1:", r.url) else problems.append(r.url),
-    )
-    yield page
-    page.close()
-    assert problems == getattr(page, "expected_problems", [])
+    with watched_page(browser, r"data:|blob:|http://127\.0\.0\.1:") as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +56,11 @@ def predicted(address: str, *rows: list[Any]) -> dict[str, Any]:
     return body
 
 
+def shown(share: float) -> str:
+    """A probability as the page writes it: what is there but would round to nothing is not written as nothing."""
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+
+
 def upload(page: Page, content: str | bytes, name: str = "forest.csv") -> None:
     data = content.encode() if isinstance(content, str) else content
     page.set_input_files("#upload", files=[{"name": name, "mimeType": "text/csv", "buffer": data}])
@@ -87,7 +82,7 @@ def test_the_form_predicts_and_shows_sorted_bars(address: str, page: Page) -> No
     order = np.argsort(body["probabilities"][0])[::-1]
     expect(page.locator("#bars .label")).to_have_text([SPECIES[c] for c in order])
     shares = page.locator("#bars .share").all_inner_texts()
-    assert shares == [f"{100 * body['probabilities'][0][c]:.1f} %" for c in order]
+    assert shares == [shown(body["probabilities"][0][c]) for c in order]
     widths = [box["width"] for bar in page.locator("#bars i").all() if (box := bar.bounding_box())]
     assert widths == sorted(widths, reverse=True)
     assert widths[0] > widths[-1] > 0
