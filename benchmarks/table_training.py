@@ -62,8 +62,9 @@ threads = {threads}
 device = "cpu"
 # On the way nothing but training steps; at the end one validation and one checkpoint.
 validate_every = "1000000 steps"
-checkpoint_every = "1000000 steps"
 trackers = []
+[checkpoint]
+every = "1000000 steps"
 [evaluate]
 checkpoint = "last"
 """

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import groundup, groundup_json
 
-SETTINGS = ("--set", 'train.checkpoint_every="4 steps"', "--set", "train.keep_checkpoints=5")
+SETTINGS = ("--set", 'checkpoint.every="4 steps"', "--set", "checkpoint.keep_last=5")
 LAYOUTS = {
     "single": (),
     "shard": ("--nproc", 2, "--set", "parallel.shard=2"),

@@ -65,7 +65,7 @@ def start(recipe: Path, run: Path, *settings: str) -> subprocess.Popen[str]:
     )
 
 
-LONG = ('train.duration="60 steps"', 'train.checkpoint_every="5 steps"', 'train.validate_every="30 steps"')
+LONG = ('train.duration="60 steps"', 'checkpoint.every="5 steps"', 'train.validate_every="30 steps"')
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -27,7 +27,7 @@ from groundup.tune.range_test import steepest
 from groundup.tune.step import tune
 from tests.conftest import RECIPE, groundup_json
 
-SHORT = ('train.checkpoint_every="6 steps"', 'train.duration="6 steps"', "sampling.max_new_tokens=1")
+SHORT = ('checkpoint.every="6 steps"', 'train.duration="6 steps"', "sampling.max_new_tokens=1")
 NO_TEST = (*SHORT, "tune.range_test=false")
 SEARCH = """
 [tune]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PlainValidator, PositiveFloat, PositiveInt, WithJsonSchema, model_validator
+from pydantic import Field, NonNegativeInt, PlainValidator, PositiveFloat, PositiveInt, WithJsonSchema, model_validator
 
 from groundup.recipe.base import Section
 
@@ -65,6 +65,10 @@ class Parallel(Section):
     offload: bool = Field(False, description="keep sharded weights and optimizer state in host memory; GPUs only")
     hang_timeout: PositiveFloat = Field(
         600.0, description="seconds without a finished step after which the job is ended"
+    )
+    max_restarts: NonNegativeInt = Field(
+        3,
+        description="restarts after lost processes or nodes, in a row without a new checkpoint",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,5 @@
-"""Durations with their unit, `"200 steps"`, `"1.5 epochs"`, `"300M tokens"`, and what they come to in a run."""
+"""Durations with their unit, `"200 steps"`, `"1.5 epochs"`, `"300M tokens"`, and what they come to in a run; spans of
+wall time, `"7h50m"`."""
 
 from __future__ import annotations
 
@@ -94,5 +95,40 @@ DurationField = Annotated[
             "pattern": r"^\s*[0-9]+(\.[0-9]+)?(e[0-9]+)?\s*[kKMBT]?\s+(steps?|tokens?|epochs?)\s*$",
             "examples": ["200 steps", "300M tokens", "1.5 epochs"],
         }
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A span of wall time."""
+
+    seconds: int
+
+    def __str__(self) -> str:
+        hours, rest = divmod(self.seconds, 3600)
+        parts = [(hours, "h"), (rest // 60, "m"), (rest % 60, "s")]
+        return "".join(f"{value}{unit}" for value, unit in parts if value) or "0s"
+
+
+_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def parse_span(text: Any) -> Span:
+    if isinstance(text, Span):
+        return text
+    match = _SPAN.fullmatch(text) if isinstance(text, str) and text else None
+    if match is None:
+        raise ValueError('a span of time such as "7h50m", "2d" or "90s"')
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return Span(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+SpanField = Annotated[
+    Span,
+    PlainValidator(parse_span),
+    PlainSerializer(str),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^(\d+d)?(\d+h)?(\d+m)?(\d+s)?$", "examples": ["7h50m", "2d", "90s"]}
     ),
 ]

@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from groundup.recipe.base import Section
 from groundup.recipe.optim import Optim
 from groundup.recipe.parallel import Parallel
-from groundup.recipe.quantities import Duration, DurationField, Pace
+from groundup.recipe.quantities import Duration, DurationField, Pace, SpanField
 
 
 class Train(Section):
@@ -28,13 +28,46 @@ class Train(Section):
     validate_every: DurationField | None = Field(
         None, description="distance of validations; default: a tenth of the run"
     )
-    checkpoint_every: DurationField | None = Field(
-        None, description="distance of checkpoints; default: a tenth of the run"
+    time_limit: SpanField | None = Field(
+        None, description='wall time, such as "7h50m", after which the run saves and stops as on a signal'
     )
-    keep_checkpoints: PositiveInt = Field(2, description="how many of the newest checkpoints are kept")
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
         ["tensorboard"], description="where metrics go beside metrics.jsonl"
     )
+
+
+class Checkpoint(Section):
+    """What is saved on the way, where, and how long it is kept."""
+
+    every: DurationField | None = Field(None, description="distance of checkpoints; default: a tenth of the run")
+    asynchronous: bool = Field(
+        True, description="write while training goes on; it waits only for the copy to host memory"
+    )
+    place: str | None = Field(
+        None, description='folder or fsspec URL, such as "s3://bucket/run"; default: checkpoints/ in the run folder'
+    )
+    keep_last: PositiveInt = Field(2, description="how many of the newest are kept; the best on validation is too")
+    keep_every: DurationField | None = Field(None, description="those at multiples of it are kept for good")
+
+
+class Guard(Section):
+    """What becomes of a bad step: one whose loss or gradient is not finite, or far above those before it."""
+
+    policy: Literal["stop", "skip", "rewind"] = Field(
+        "skip",
+        description="skip: its samples are dropped; rewind: so they are, and training goes back to the last checkpoint",
+    )
+    spike: PositiveFloat | None = Field(
+        None,
+        description="a loss or gradient norm so many robust deviations above the running median is bad; default: none "
+        "is",
+    )
+    window: int = Field(128, ge=16, description="good steps that the running median is over")
+    repeat: bool = Field(
+        True,
+        description="compute a bad step again first: another result means a hardware fault, and nothing is dropped",
+    )
+    limit: PositiveInt = Field(10, description="bad steps in a row after which the run stops, whatever the policy")
 
 
 class Evaluate(Section):
@@ -86,6 +119,8 @@ class Recipe(Section):
     model: Section = Field(default_factory=Section)
     optim: Optim = Field(default_factory=Optim, description=Optim.__doc__)
     train: Train = Field(default_factory=Train, description=Train.__doc__)
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description=Checkpoint.__doc__)
+    guard: Guard = Field(default_factory=Guard, description=Guard.__doc__)
     parallel: Parallel = Field(default_factory=Parallel, description=Parallel.__doc__)
     evaluate: Evaluate = Field(default_factory=Evaluate, description=Evaluate.__doc__)
     export: Section = Field(default_factory=Section)

@@ -61,7 +61,8 @@ def _train(recipe: TableRecipe) -> Iterator[Problem]:
     durations = {
         ("train", "duration"): train.duration,
         ("train", "validate_every"): train.validate_every,
-        ("train", "checkpoint_every"): train.checkpoint_every,
+        ("checkpoint", "every"): recipe.checkpoint.every,
+        ("checkpoint", "keep_every"): recipe.checkpoint.keep_every,
         ("optim", "warmup"): recipe.optim.warmup,
         ("optim", "decay"): recipe.optim.decay,
         ("optim", "step_every"): recipe.optim.step_every,

@@ -36,7 +36,8 @@ from groundup.train.state import TrainState, refuse_another
 
 def inputs(recipe: Recipe, data_fingerprint: str) -> str:
     """Fingerprint of all that the trained weights depend on."""
-    sections = [recipe.model.model_dump(), recipe.optim.model_dump(), recipe.train.model_dump(mode="json")]
+    train = recipe.train.model_dump(mode="json", exclude={"time_limit"})
+    sections = [recipe.model.model_dump(), recipe.optim.model_dump(), train, recipe.guard.model_dump()]
     return fingerprint([sections, recipe.seed, data_fingerprint])
 
 
@@ -127,13 +128,13 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
         def save(state: TrainState) -> None:
             if state.saved == state.step:
                 return
-            checkpoint_folder = state.save(run.checkpoints, recipe.train.keep_checkpoints)
+            checkpoint_folder = state.save(run.checkpoints, recipe.checkpoint.keep_last)
             bar.write(f"step {state.step}: checkpoint {checkpoint_folder.name}")
 
         hooks: list[Hook] = [
             log,
             Every(steps(recipe.train.validate_every, 0.1), total, log, validate),
-            Every(steps(recipe.train.checkpoint_every, 0.1), total, log, save),
+            Every(steps(recipe.checkpoint.every, 0.1), total, log, save),
         ]
         # Token by token goes through whole models only, and every rank must choose the same tokens, so in a layout
         # texts are sampled by `evaluate`, from the checkpoint.
