@@ -127,9 +127,12 @@ def prepare(target: Target) -> dict[str, Any]:
 @verb(cli, "train")
 @launching
 @click.option("--restart", is_flag=True, help="Set aside what was trained before and begin anew.")
-def train(target: Target, processes: Processes, restart: bool) -> dict[str, Any]:
+@click.option(
+    "--allow", multiple=True, metavar="KEY", help="What may differ from the checkpoint, such as data or seed."
+)
+def train(target: Target, processes: Processes, restart: bool, allow: tuple[str, ...]) -> dict[str, Any]:
     """Train, or go on where a stopped run was."""
-    return dict(_course(target, "prepare", "train", restart=restart, processes=processes)[-1].result)
+    return dict(_course(target, "prepare", "train", restart=restart, allow=allow, processes=processes)[-1].result)
 
 
 @verb(cli, "evaluate")
@@ -288,6 +291,40 @@ def status(target: Target) -> Result:
 
     found = status_of(target.existing_run())
     return found, "\n".join(f"{key:<22} {value}" for key, value in found.items())
+
+
+@cli.group("checkpoint", cls=Suggesting)
+def checkpoint() -> None:
+    """List, verify or prune a run's checkpoints."""
+
+
+@verb(checkpoint, "list")
+def checkpoint_list(target: Target) -> Result:
+    """Every checkpoint, whole or not."""
+    from groundup.train import inventory
+
+    entries = inventory.inventory(inventory.of_run(target.existing_run()), verify=False)
+    return {"checkpoints": entries}, inventory.table(entries)
+
+
+@verb(checkpoint, "verify")
+def checkpoint_verify(target: Target) -> Result:
+    """The same, with every file read; exit 1 if one is damaged."""
+    from groundup.train import inventory
+
+    entries = inventory.inventory(inventory.of_run(target.existing_run()), verify=True)
+    passed = all(entry["verified"] for entry in entries if entry["complete"])
+    return {"checkpoints": entries, "passed": passed}, inventory.table(entries)
+
+
+@verb(checkpoint, "prune")
+def checkpoint_prune(target: Target) -> Result:
+    """Drop what the recipe does not keep."""
+    from groundup.train import inventory
+
+    found = inventory.prune(target.existing_run())
+    say(f"dropped {len(found['dropped'])}, removed {len(found['left_over'])} left over from crashes")
+    return found, inventory.table(found["checkpoints"])
 
 
 @verb(cli, "parity")

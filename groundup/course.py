@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,25 +71,32 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> Outcome:
 
 
 def train(
-    loaded: LoadedRecipe, run: RunDir, *, restart: bool = False, processes: Processes = SINGLE_PROCESS
+    loaded: LoadedRecipe,
+    run: RunDir,
+    *,
+    restart: bool = False,
+    allow: Sequence[str] = (),
+    processes: Processes = SINGLE_PROCESS,
 ) -> Outcome:
     """Train, or go on where a stopped run was. With several nodes this is node 0, which tells the others."""
+    began = time.time()
     from groundup.launch import train as launch
     from groundup.plan.step import plan_of
     from groundup.train import train as train_step
+    from groundup.train.manifest import checkpoints_of
 
     manifest = load_manifest(run)
     plan = plan_of(loaded.recipe, manifest)
     write_atomically(run.path / "plan.json", json.dumps(plan, indent=1))
     if restart:
-        train_step.set_aside(run)
+        train_step.set_aside(loaded.recipe, run)
     inputs = train_step.inputs(loaded.recipe, manifest["fingerprint"])
-    intact = any(run.checkpoints.glob("step-*/manifest.json"))
+    intact = bool(checkpoints_of(loaded.recipe, run).complete())
 
     def work() -> dict[str, Any]:
         if processes.world == 1:
-            return train_step.train(loaded.recipe, run)
-        return launch.train(loaded.recipe, run, processes)
+            return train_step.train(loaded.recipe, run, allow=allow, began=began)
+        return launch.train(loaded.recipe, run, processes, allow=allow, began=began)
 
     outcome = _step(run, "train", inputs, work, intact=intact)
     if outcome.status == "skipped":

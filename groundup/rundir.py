@@ -6,6 +6,7 @@ data/                  documents, tokenizer, tokens   checkpoints/          trai
 metrics.jsonl          one line per log point         tensorboard/          the same as event files
 evaluate.json          evaluation                     export/               the Hugging Face folder
 report.html            the report                     report.json           its numbers
+heartbeat.json         while training: the last sign of life
 """
 
 from __future__ import annotations
@@ -84,6 +85,10 @@ class RunDir:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.path / "heartbeat.json"
 
     @property
     def export(self) -> Path:

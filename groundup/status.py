@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
 from contextlib import suppress
 from typing import Any
 
 from groundup.rundir import RunDir, read_json
+from groundup.train.inventory import of_run
+from groundup.train.manifest import CheckpointDamaged, Manifest
+
+# A job is stuck that gives no sign of life for so many of its usual steps, and at least so many seconds. It is slow
+# where it does, but the step it is in takes so many times the usual.
+STUCK_STEPS, STUCK_SECONDS = 20, 60.0
+SLOW_STEPS, SLOW_SECONDS = 5, 10.0
 
 
 def _last_metrics(run: RunDir, kind: str) -> dict[str, Any]:
@@ -21,13 +31,49 @@ def _last_metrics(run: RunDir, kind: str) -> dict[str, Any]:
     return found
 
 
+def _manifests(run: RunDir) -> list[Manifest]:
+    """Of the complete checkpoints, oldest first."""
+    if not run.recipe_file.exists():
+        return []
+    checkpoints, found = of_run(run), []
+    for step in checkpoints.complete():
+        with suppress(CheckpointDamaged):
+            found.append(checkpoints.manifest(step))
+    return found
+
+
+def _process_ended(pulse: dict[str, Any]) -> bool:
+    """Whether the process that gave the sign of life is known to be gone."""
+    if pulse["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(pulse["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def pulse_state(pulse: dict[str, Any], now: float) -> str:
+    """running, slow or stuck, of a training whose process is there."""
+    usual = pulse["seconds_per_step"] or 0.0
+    if now - pulse["time"] > max(STUCK_SECONDS, STUCK_STEPS * usual):
+        return "stuck"
+    return "slow" if now - pulse["step_time"] > max(SLOW_SECONDS, SLOW_STEPS * usual) else "running"
+
+
 def status(run: RunDir) -> dict[str, Any]:
-    """state: running (a process holds the folder), finished (training is done), interrupted (it can go on), prepared,
-    or new."""
+    """state: running, slow or stuck (a process works in the folder; by its last sign of life), finished (training is
+    done), interrupted (it can go on), prepared, or new."""
     last, validation = _last_metrics(run, "train"), _last_metrics(run, "validation")
-    manifests = [read_json(p) for p in sorted(run.checkpoints.glob("step-*/manifest.json"))]
+    manifests = _manifests(run)
     newest = manifests[-1] if manifests else {}
-    if run.busy():
+    pulse, now = read_json(run.heartbeat), time.time()
+    alive = pulse is not None and not _process_ended(pulse)
+    if alive and (run.busy() or pulse_state(pulse, now) != "stuck"):
+        state = pulse_state(pulse, now)
+    elif run.busy():
         state = "running"
     elif run.record("train") is not None:
         state = "finished"
@@ -40,6 +86,9 @@ def status(run: RunDir) -> dict[str, Any]:
         "name": run.recipe_name(),
         "step": last.get("step", newest.get("step", 0)),
         "samples_consumed": last.get("samples_consumed", newest.get("samples_consumed", 0)),
+        "seconds_since_step": round(now - pulse["step_time"], 1) if alive else None,
+        "seconds_since_sign_of_life": round(now - pulse["time"], 1) if alive else None,
+        "seconds_per_step": pulse["seconds_per_step"] if alive else None,
         "last_checkpoint_step": newest.get("step"),
         "checkpoints": [m["step"] for m in manifests],
         "loss": last.get("loss"),

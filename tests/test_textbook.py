@@ -246,11 +246,14 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_weights(
     for place in (folder, other):
         _, task = task_of(place)
         from groundup.train import checkpoint
+        from groundup.train.manifest import Checkpoints
+        from groundup.train.storage import open_storage
 
-        found = checkpoint.newest(place / "checkpoints")
+        checkpoints = Checkpoints(open_storage(place / "checkpoints"))
+        found = checkpoint.newest(checkpoints)
         assert found is not None
         model = task.build(CPU)
-        checkpoint.load_model(found[0], model)
+        checkpoint.load_model(checkpoints, found[0], model)
         norms.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(*norms)
 

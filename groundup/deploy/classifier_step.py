@@ -11,7 +11,6 @@ from groundup.console import say
 from groundup.deploy.classifier_card import classifier_card
 from groundup.deploy.classifier_export import CheckRows, write_classifier
 from groundup.deploy.classifier_rows import raw_rows
-from groundup.evaluate.step import chosen_checkpoint
 from groundup.recipe.table import TableRecipe
 from groundup.rundir import RunDir, fingerprint, load_manifest, read_json, write_atomically
 from groundup.tasks.classification import Classification
@@ -24,7 +23,7 @@ _STATISTICS = ("name", "mean", "std", "min", "max")
 
 
 def inputs(recipe: TableRecipe, run: RunDir) -> str:
-    _, manifest = chosen_checkpoint(recipe, run)
+    _, _, manifest = checkpoint.chosen(recipe, run)
     evaluation = read_json(run.path / "evaluate.json")
     data = load_manifest(run)["fingerprint"]
     return fingerprint([manifest["files"], data, recipe.export.model_dump(), evaluation])
@@ -32,11 +31,11 @@ def inputs(recipe: TableRecipe, run: RunDir) -> str:
 
 def export(recipe: TableRecipe, run: RunDir) -> dict[str, Any]:
     """Writes `export/` and `export.json`; returns what the check found."""
-    folder, manifest = chosen_checkpoint(recipe, run)
+    checkpoints, step, manifest = checkpoint.chosen(recipe, run)
     task = Classification(recipe, run)
-    refuse_another(manifest, task.identity, folder)
+    refuse_another(manifest, task.identity, checkpoints.place(step))
     model = task.build(torch.device("cpu"))
-    checkpoint.load_model(folder, model)
+    checkpoint.load_model(checkpoints, step, model)
     evaluation = read_json(run.path / "evaluate.json") or {}
     metrics = {k: evaluation[k] for k in _METRICS if evaluation.get(k) is not None}
     lineage = _lineage(task, run, manifest) | {

@@ -11,7 +11,6 @@ from groundup.console import say
 from groundup.data.documents import iterate_texts
 from groundup.deploy.card import model_card
 from groundup.deploy.export import write_export
-from groundup.evaluate.step import chosen_checkpoint
 from groundup.recipe.language import LanguageRecipe
 from groundup.rundir import RunDir, fingerprint, read_json, write_atomically
 from groundup.tasks.language_model import LanguageModel
@@ -24,18 +23,18 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def inputs(recipe: LanguageRecipe, run: RunDir) -> str:
-    _, manifest = chosen_checkpoint(recipe, run)
+    _, _, manifest = checkpoint.chosen(recipe, run)
     evaluation = read_json(run.path / "evaluate.json")
     return fingerprint([manifest["files"], recipe.export.model_dump(), recipe.sampling.model_dump(), evaluation])
 
 
 def export(recipe: LanguageRecipe, run: RunDir) -> dict[str, Any]:
     """Writes `export/` and `export.json`; returns what the check found."""
-    folder, manifest = chosen_checkpoint(recipe, run)
+    checkpoints, step, manifest = checkpoint.chosen(recipe, run)
     task = LanguageModel(recipe, run)
-    refuse_another(manifest, task.identity, folder)
+    refuse_another(manifest, task.identity, checkpoints.place(step))
     model = task.build(torch.device("cpu"))
-    checkpoint.load_model(folder, model)
+    checkpoint.load_model(checkpoints, step, model)
     evaluation = read_json(run.path / "evaluate.json") or {}
     metrics = {k: evaluation[k] for k in ("loss", "perplexity", "bits_per_byte") if k in evaluation}
     lineage = {

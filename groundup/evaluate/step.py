@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from groundup.console import Bar, say
-from groundup.errors import UserError
 from groundup.parallel.model import ParallelModel
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.sections import Recipe
@@ -18,17 +16,8 @@ from groundup.train.device import set_up
 from groundup.train.state import refuse_another
 
 
-def chosen_checkpoint(recipe: Recipe, run: RunDir) -> tuple[Path, dict[str, Any]]:
-    """Folder and manifest of the newest or the best. Raises UserError where nothing is trained."""
-    find = checkpoint.best if recipe.evaluate.checkpoint == "best" else checkpoint.newest
-    found = find(run.checkpoints)
-    if found is None:
-        raise UserError("no checkpoint is here", where=str(run.checkpoints), advice=f"Run: groundup train {run.path}")
-    return found
-
-
 def inputs(recipe: Recipe, run: RunDir) -> str:
-    _, manifest = chosen_checkpoint(recipe, run)
+    _, _, manifest = checkpoint.chosen(recipe, run)
     sampling = recipe.sampling.model_dump() if isinstance(recipe, LanguageRecipe) else None
     return fingerprint([manifest["files"], recipe.evaluate.model_dump(), sampling, recipe.optim.precision])
 
@@ -36,11 +25,11 @@ def inputs(recipe: Recipe, run: RunDir) -> str:
 def evaluate(recipe: Recipe, run: RunDir) -> dict[str, Any]:
     """Writes `evaluate.json`; returns its numbers."""
     device = set_up(recipe.train)
-    folder, manifest = chosen_checkpoint(recipe, run)
+    checkpoints, step, manifest = checkpoint.chosen(recipe, run)
     task = build_task(recipe, run)
-    refuse_another(manifest, task.identity, folder)
+    refuse_another(manifest, task.identity, checkpoints.place(step))
     model = task.build(device)
-    checkpoint.load_model(folder, model)
+    checkpoint.load_model(checkpoints, step, model)
     with Bar("evaluate", task.evaluation_samples, "samples") as bar:
         result = task.evaluate(ParallelModel([model]), device, bar.advance)
     samples = task.sample(model, device)

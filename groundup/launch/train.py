@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,13 @@ def work(arguments: dict[str, Any]) -> dict[str, Any]:
     from groundup.train.train import train as train_step
 
     run = RunDir(Path(arguments["run"]))
-    return train_step(load(run.recipe_file).recipe, run)
+    return train_step(load(run.recipe_file).recipe, run, allow=arguments.get("allow", ()), began=arguments.get("began"))
 
 
-def train(recipe: Recipe, run: RunDir, processes: Processes) -> dict[str, Any]:
-    """Train on all processes, as node 0. The result is that of rank 0.
+def train(
+    recipe: Recipe, run: RunDir, processes: Processes, allow: Sequence[str] = (), began: float | None = None
+) -> dict[str, Any]:
+    """Train on all processes, as node 0. The result is that of rank 0. `allow`, `began`: see groundup.train.train.
 
     Raises what `groundup.launch.agent.launch` raises.
     """
@@ -37,9 +41,10 @@ def train(recipe: Recipe, run: RunDir, processes: Processes) -> dict[str, Any]:
             "local": processes.local,
             "recipe": LoadedRecipe(recipe, run.recipe_file, {}).fingerprint(),
             "data": load_manifest(run)["fingerprint"],
+            "allow": list(allow),
         }
         meeting.tell(connect(*endpoint(processes.rendezvous)), processes.nodes, answer)
-    return _launch(recipe, run, processes, run_id)
+    return _launch(recipe, run, processes, run_id, allow, began)
 
 
 def skip(processes: Processes) -> None:
@@ -81,10 +86,12 @@ def take_part(loaded: LoadedRecipe, run: RunDir, processes: Processes) -> dict[s
     if not answer:
         say("nothing to train: up to date")
         return None
-    return _launch(loaded.recipe, run, processes, answer["run_id"])
+    return _launch(loaded.recipe, run, processes, answer["run_id"], answer["allow"], time.time())
 
 
-def _launch(recipe: Recipe, run: RunDir, processes: Processes, run_id: str) -> dict[str, Any]:
+def _launch(
+    recipe: Recipe, run: RunDir, processes: Processes, run_id: str, allow: Sequence[str], began: float | None
+) -> dict[str, Any]:
     from groundup.launch.agent import Job, launch
 
     first = processes.node_rank * processes.local
@@ -94,7 +101,7 @@ def _launch(recipe: Recipe, run: RunDir, processes: Processes, run_id: str) -> d
         say(f"starting {ranks} of {processes.world}; what those above 0 print is in {run.path / 'logs'}/rank-N.log")
     job = Job(
         "groundup.launch.train:work",
-        {"run": str(run.path.absolute())},
+        {"run": str(run.path.absolute()), "allow": list(allow), "began": began},
         run.path.absolute() / "logs",
         threads=recipe.train.threads,
         device=recipe.train.device,

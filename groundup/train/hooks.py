@@ -1,4 +1,4 @@
-"""What hangs on the loop: the log, and actions at intervals."""
+"""What hangs on the loop: the log, actions at intervals, and saves in the background."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 from groundup import heartbeat
 from groundup.console import Bar, size, span
+from groundup.errors import UserError
 from groundup.tasks.task import Task
 from groundup.train.metrics import Metrics
+from groundup.train.saver import Saved, Saver, as_user_error, reason
 from groundup.train.state import TrainState
 from groundup.train.step import StepResult
 
@@ -90,3 +92,58 @@ class Every:
             self.action(state)
             heartbeat.beat()
             self.log.exclude(time.perf_counter() - start)
+
+
+class Save:
+    """An action that saves. As a hook it tells when a save in the background is over. Training goes on without a
+    checkpoint that could not be written; only the last one must not fail. `keep_every`: steps between checkpoints that
+    are kept for good."""
+
+    def __init__(self, saver: Saver, metrics: Metrics, bar: Bar, background: bool, keep_every: int | None) -> None:
+        self.saver, self.metrics, self.bar, self.background = saver, metrics, bar, background
+        self.keep_every = keep_every
+        self.failure: Exception | None = None  # of the save that failed last
+
+    def __call__(self, state: TrainState) -> None:
+        self._save(state, self.background)
+
+    def _save(self, state: TrainState, background: bool) -> None:
+        self._tell(self.saver.finish(), state)
+        if state.saved != state.step:
+            state.saved = state.step
+            facts = state.manifest_facts()
+            facts["keep"] = self.keep_every is not None and state.step % self.keep_every == 0
+            self.saver.start(state.step, state.tensors(), facts, background=background)
+            if not background:
+                self._tell(self.saver.finish(), state)
+
+    def after_step(self, state: TrainState, result: StepResult) -> None:
+        self._tell(self.saver.poll(), state)
+
+    def finish(self, state: TrainState) -> None:
+        """Have the state as it is now in a checkpoint. Raises UserError where the storage does not take it."""
+        self._save(state, False)
+        if state.saved != state.step:
+            self._save(state, False)
+        if state.saved != state.step:
+            assert self.failure is not None
+            raise self.failure
+
+    def _tell(self, saved: Saved | None, state: TrainState) -> None:
+        if saved is None:
+            return
+        place = self.saver.checkpoints.place(saved.step)
+        if saved.error is None:
+            self.metrics.write(
+                "checkpoint", saved.step, stall_seconds=round(saved.stall, 4), seconds=round(saved.seconds, 4)
+            )
+            self.bar.write(f"step {saved.step}: checkpoint {place}")
+            return
+        why = reason(saved.error)
+        if isinstance(why, UserError) or not isinstance(why, Exception):
+            raise why
+        if state.saved == saved.step:
+            state.saved = None
+        self.failure = as_user_error(why, place) if isinstance(why, OSError) else why
+        self.metrics.write("checkpoint_failed", saved.step, error=str(why))
+        self.bar.write(f"step {saved.step}: {place} can't be written, and training goes on without it: {why}")

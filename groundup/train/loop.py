@@ -55,5 +55,5 @@ def run_loop(
         state.step, state.samples = state.step + 1, end
         for hook in hooks:
             hook.after_step(state, result)
-        heartbeat.beat()
+        heartbeat.step_done(state.step)
     state.model.settle()

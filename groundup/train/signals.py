@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -12,13 +13,17 @@ from groundup.errors import EXIT_INTERRUPTED
 
 
 class StopRequest:
-    """True once a signal asked to stop. A context manager that puts the old handlers back."""
+    """True once a signal asked to stop, or the deadline (seconds since the epoch) has come. A context manager that puts
+    the old handlers back."""
 
-    def __init__(self) -> None:
-        self.asked = ""
+    def __init__(self, deadline: float | None = None) -> None:
+        self.asked, self.deadline = "", deadline
         self.old: dict[int, object] = {}
 
     def __bool__(self) -> bool:
+        if not self.asked and self.deadline is not None and time.time() > self.deadline:
+            self.asked = "train.time_limit"
+            alert(f"\n{self.asked} is reached: saving")
         return bool(self.asked)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

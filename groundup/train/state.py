@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 from groundup.errors import UserError
 from groundup.optim.optimizers import state_tensors
 from groundup.parallel.model import ParallelModel
-from groundup.train import checkpoint
 from groundup.train.blocks import block
+from groundup.train.checkpoint import load, shapes
+from groundup.train.manifest import Checkpoints, Manifest
 
 
 @dataclass
@@ -42,8 +43,9 @@ class TrainState:
                 found[f"optim.{name}.{key}"] = block(value, part) if value.shape == parameter.shape else value
         return found
 
-    def save(self, root: Path, keep: int) -> Path:
-        facts = {
+    def manifest_facts(self) -> dict[str, Any]:
+        """All of the state that is no tensor, as JSON."""
+        return {
             "samples_consumed": self.samples,
             "seconds": self.seconds,
             "last_loss": self.last_loss,
@@ -51,9 +53,6 @@ class TrainState:
             "best": self.best,
             **self.facts,
         }
-        folder = checkpoint.save(root, self.step, self.tensors(), facts, keep)
-        self.saved = self.step
-        return folder
 
     def improved(self, metric: str, result: dict[str, float]) -> bool:
         """Whether a validation is the best so far; it is then kept in mind."""
@@ -64,10 +63,10 @@ class TrainState:
         self.best = {"step": self.step, "metric": metric, "value": value}
         return True
 
-    def load(self, folder: Path, manifest: dict[str, Any]) -> None:
+    def load(self, checkpoints: Checkpoints, step: int, manifest: Manifest) -> None:
         """Take up a verified checkpoint."""
-        self.make_optimizer_state(checkpoint.shapes(folder))
-        checkpoint.load(folder, self.tensors())
+        self.make_optimizer_state(shapes(checkpoints, step))
+        load(checkpoints, step, self.tensors())
         self.model.renew_copies()
         self.step, self.samples = manifest["step"], manifest["samples_consumed"]
         self.saved = self.step
@@ -92,21 +91,43 @@ class TrainState:
                     owner[id(parameter)].state[parameter][key.removeprefix(prefix)] = empty
 
 
-def refuse_another(manifest: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
-    """Raise UserError where a checkpoint is of another model or other data, naming what differs."""
-    old = manifest["identity"]
-    differing = []
-    for key in identity:
-        if old.get(key) == identity[key]:
-            continue
-        if isinstance(identity[key], dict):
-            inner = [k for k in identity[key] if old[key].get(k) != identity[key][k]]
-            differing += [f"{key}.{k} was {old[key].get(k)}, is {identity[key][k]}" for k in inner]
-        else:
-            differing.append(f"{key} was {old.get(key)}, is {identity[key]}")
-    if differing:
+def refuse_another(
+    manifest: Manifest, identity: dict[str, Any], place: str, allowed: Collection[str] = ()
+) -> list[str]:
+    """Raise UserError where a checkpoint is of another model or other data, naming what differs.
+
+    `allowed`: keys that may differ, such as data or model.dropout; what of them does is returned.
+    """
+    differing = _differences(manifest["identity"], identity)
+    unknown = (
+        set(allowed)
+        - set(identity)
+        - {f"{k}.{inner}" for k, v in identity.items() if isinstance(v, dict) for inner in v}
+    )
+    if unknown:
         raise UserError(
-            "the checkpoint here is of another training: " + "; ".join(differing),
-            where=str(folder),
-            advice="Undo the change, give another --run-dir, or start over with --restart",
+            f"nothing is called {unknown.pop()!r}", where="--allow", expected="one of " + ", ".join(identity)
         )
+    refused = {key: what for key, what in differing.items() if key not in allowed and key.split(".")[0] not in allowed}
+    if refused:
+        raise UserError(
+            "the checkpoint here is of another training: " + "; ".join(refused.values()),
+            where=place,
+            advice="Undo the change, give another --run-dir, start over with --restart, or go on all the same with "
+            + " ".join(f"--allow {key}" for key in refused),
+        )
+    return list(differing.values())
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    found = {}
+    for key, value in new.items():
+        if old.get(key) == value:
+            continue
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            for inner in value:
+                if old[key].get(inner) != value[inner]:
+                    found[f"{key}.{inner}"] = f"{key}.{inner} was {old[key].get(inner)}, is {value[inner]}"
+        else:
+            found[key] = f"{key} was {old.get(key)}, is {value}"
+    return found

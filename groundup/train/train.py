@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from groundup import heartbeat
 from groundup.console import Bar, say, size, span
 from groundup.errors import Interrupted, UserError
 from groundup.optim.optimizers import build_optimizers
@@ -25,11 +26,13 @@ from groundup.recipe.quantities import Duration
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, fingerprint
 from groundup.tasks.build import build_task
-from groundup.train import checkpoint
+from groundup.train.checkpoint import take_up
 from groundup.train.device import peak_memory_mb, set_up
-from groundup.train.hooks import Every, Log
+from groundup.train.hooks import Every, Log, Save
 from groundup.train.loop import Hook, run_loop
+from groundup.train.manifest import checkpoints_of
 from groundup.train.metrics import Metrics, build_trackers
+from groundup.train.saver import Saver
 from groundup.train.signals import StopRequest
 from groundup.train.state import TrainState, refuse_another
 
@@ -41,8 +44,17 @@ def inputs(recipe: Recipe, data_fingerprint: str) -> str:
     return fingerprint([sections, recipe.seed, data_fingerprint])
 
 
-def set_aside(run: RunDir) -> None:
-    """Move checkpoints and metrics of an earlier training out of the way; nothing is deleted."""
+def set_aside(recipe: Recipe, run: RunDir) -> None:
+    """Move checkpoints and metrics of an earlier training out of the way; nothing is deleted.
+
+    Raises UserError where the recipe has checkpoints elsewhere, and some are there.
+    """
+    if recipe.checkpoint.place is not None and checkpoints_of(recipe, run).complete():
+        raise UserError(
+            "checkpoints of an earlier training are here",
+            where=recipe.checkpoint.place,
+            advice="Give another checkpoint.place, or remove them",
+        )
     old = run.path / "superseded" / time.strftime("%Y%m%d-%H%M%S")
     for path in (run.checkpoints, run.metrics, run.path / "tensorboard", run.path / "steps" / "train.json"):
         if path.exists():
@@ -53,10 +65,19 @@ def set_aside(run: RunDir) -> None:
 OnValidation = Callable[[TrainState, dict[str, float]], None]
 
 
-def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None) -> dict[str, Any]:
-    """Train to the recipe's duration. Raises Interrupted, with all saved, where a signal asked to stop.
+def train(
+    recipe: Recipe,
+    run: RunDir,
+    on_validation: OnValidation | None = None,
+    *,
+    allow: Collection[str] = (),
+    began: float | None = None,
+) -> dict[str, Any]:
+    """Train to the recipe's duration. Raises Interrupted, with all saved, where a signal or the time limit asked to
+    stop.
 
-    `on_validation` is told each validation's metrics; what it raises ends the training.
+    `on_validation` is told each validation's metrics; what it raises ends the training. `allow`: what of the checkpoint
+    to go on from may differ, see refuse_another. `began`: when the command was given, seconds since the epoch.
     """
     device = set_up(recipe.train)
     task = build_task(recipe, run)
@@ -83,11 +104,13 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
     optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
     state = TrainState(model, optimizers, gradient_scaler(recipe.optim.precision, device))
     state.facts = {"identity": task.identity, "layout": layout.degrees}
-    found = model.agree(lambda: checkpoint.take_up(run.checkpoints))
+    checkpoints = checkpoints_of(recipe, run)
+    found = take_up(checkpoints)
     if found is not None:
-        refuse_another(found[1], task.identity, found[0])
-        state.load(*found)
-        say(f"resuming at step {state.step} from {found[0]}")
+        for difference in refuse_another(found[1], task.identity, checkpoints.place(found[0]), allow):
+            say(f"allowed to differ from the checkpoint: {difference}")
+        state.load(checkpoints, *found)
+        say(f"resuming at step {state.step} from {checkpoints.place(found[0])}")
 
     dtype = product_dtype(recipe.optim.precision, device)
     if recipe.optim.precision == "bf16" and dtype == torch.float32:
@@ -107,8 +130,16 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
     )
     if found is not None:
         metrics.write("resume", state.step, samples_consumed=state.samples)
-    with Bar("train", total, "steps") as bar, StopRequest() as stop:
+    saver = Saver(checkpoints, recipe.checkpoint.keep_last, check=lambda: None)
+    limit = recipe.train.time_limit
+    deadline = None if limit is None else (began or time.time()) + limit.seconds
+    pulse = heartbeat.shown(run.heartbeat if model.leads else None)
+    with Bar("train", total, "steps") as bar, StopRequest(deadline) as stop, pulse:
         log = Log(metrics, bar, task, recipe.train.log_every, total, pace.samples(total), peak)
+        keep_every = recipe.checkpoint.keep_every
+        save = Save(
+            saver, metrics, bar, recipe.checkpoint.asynchronous, None if keep_every is None else pace.steps(keep_every)
+        )
 
         def validate(state: TrainState) -> None:
             found = task.validate(model, device)
@@ -125,14 +156,9 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
                 metrics.write("sample", state.step, **text)
                 bar.write(f"step {state.step}: sample: {(text['prompt'] + text['text'])[:200]!r}")
 
-        def save(state: TrainState) -> None:
-            if state.saved == state.step:
-                return
-            checkpoint_folder = state.save(run.checkpoints, recipe.checkpoint.keep_last)
-            bar.write(f"step {state.step}: checkpoint {checkpoint_folder.name}")
-
         hooks: list[Hook] = [
             log,
+            save,
             Every(steps(recipe.train.validate_every, 0.1), total, log, validate),
             Every(steps(recipe.checkpoint.every, 0.1), total, log, save),
         ]
@@ -143,12 +169,12 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
         log.begin(state)
         try:
             run_loop(state, task, recipe, schedule, device, pace, total, hooks, stop)
+            save.finish(state)
         finally:
             metrics.close()
         if state.step < total:
-            save(state)
-            folder = checkpoint.folder_of(run.checkpoints, state.step)
-            raise Interrupted(f"stopped by {stop.asked or 'another rank'} at step {state.step}; saved in {folder}")
+            place = checkpoints.place(state.step)
+            raise Interrupted(f"stopped by {stop.asked or 'another rank'} at step {state.step}; saved in {place}")
     loss = "" if state.last_loss is None else f", loss {state.last_loss:.4f}"
     say(f"trained {state.step} steps in {span(state.seconds)}{loss}")
     return {

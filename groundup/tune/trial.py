@@ -119,7 +119,9 @@ def _attempt(loaded: LoadedRecipe, run: RunDir, number: int, given: dict[str, An
         recipe = candidate(loaded.recipe, given)
     except ImpossibleValues as error:
         return Outcome("pruned", None, f"impossible: {error}")
-    recipe = recipe.model_copy(update={"name": f"{recipe.name}-{number:04d}"})
+    # Trials' checkpoints stay in their own folders: few outlive the search.
+    own = recipe.checkpoint.model_copy(update={"place": None})
+    recipe = recipe.model_copy(update={"name": f"{recipe.name}-{number:04d}", "checkpoint": own})
     origins = loaded.origins | {tuple(key.split(".")): f"trial {number}" for key in given}
     made, folder = LoadedRecipe(recipe, loaded.file, origins), folder_of(run, number)
     try:

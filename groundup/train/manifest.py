@@ -1,0 +1,144 @@
+"""The checkpoints of a run: which there are, which are whole, which are kept. Needs no torch.
+
+`step-00000120/manifest.json`, with a checksum per file, makes a checkpoint of the files in `step-00000120/data-NONCE/`:
+it is renamed into place (or put) last, once all else is durable. Anything without it is left over from a crash and
+cleaned up.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from groundup import faults, heartbeat
+from groundup.recipe.sections import Recipe
+from groundup.rundir import RunDir
+from groundup.train.storage import Storage, checksum, open_storage, read
+
+FORMAT = 3
+MANIFEST = "manifest.json"
+
+Manifest = dict[str, Any]
+
+
+class CheckpointDamaged(Exception):
+    """A checkpoint whose files are not those of its manifest."""
+
+
+def folder_of(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+class Checkpoints:
+    """Those in one place."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def place(self, step: int) -> str:
+        """For messages."""
+        return f"{self.storage.place}/{folder_of(step)}"
+
+    def complete(self) -> list[int]:
+        """Steps whose checkpoint has a manifest, oldest first."""
+        folders = [name for name in self.storage.names() if name.startswith("step-")]
+        return [int(name.removeprefix("step-")) for name in folders if MANIFEST in self.storage.names(name)]
+
+    def manifest(self, step: int) -> Manifest:
+        """Raises CheckpointDamaged where it is missing or unreadable."""
+        try:
+            found: Manifest = json.loads(read(self.storage, f"{folder_of(step)}/{MANIFEST}"))
+        except FileNotFoundError:
+            raise CheckpointDamaged("its manifest is missing") from None
+        except (ValueError, OSError) as error:
+            raise CheckpointDamaged(f"its manifest can't be read: {error}") from None
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            format_ = found.get("format") if isinstance(found, dict) else None
+            raise CheckpointDamaged(f"its format is {format_}, this version reads {FORMAT}")
+        return found
+
+    def data(self, step: int) -> str:
+        """The folder with the files of a complete checkpoint."""
+        return f"{folder_of(step)}/{self.manifest(step)['data']}"
+
+    def verify(self, step: int, share: tuple[int, int] = (0, 1)) -> Manifest:
+        """The manifest, once every file has its checksum. Raises CheckpointDamaged.
+
+        `share` (r, n): look only at the r-th of every n files.
+        """
+        manifest = self.manifest(step)
+        for number, (name, expected) in enumerate(sorted(manifest["files"].items())):
+            if number % share[1] == share[0]:
+                self._verify_file(f"{folder_of(step)}/{manifest['data']}", name, expected)
+        return manifest
+
+    def _verify_file(self, folder: str, name: str, expected: str) -> None:
+        heartbeat.beat()
+        try:
+            found = checksum(self.storage, f"{folder}/{name}")
+        except FileNotFoundError:
+            raise CheckpointDamaged(f"{name} is missing") from None
+        except OSError as error:
+            raise CheckpointDamaged(f"{name} can't be read: {error}") from None
+        if found != expected:
+            raise CheckpointDamaged(f"{name} does not have the checksum in the manifest")
+
+    def set_aside(self, step: int) -> None:
+        """Move a damaged checkpoint out of the way."""
+        self.storage.remove(f"damaged-{folder_of(step)}")
+        self.storage.rename(folder_of(step), f"damaged-{folder_of(step)}")
+
+    def clean_up(self) -> list[str]:
+        """Remove what a crash left half written; the names of it. For one process, which holds the run."""
+        removed = []
+        for folder in self.storage.names():
+            if not folder.startswith("step-"):
+                continue
+            inside = self.storage.names(folder)
+            if MANIFEST not in inside:
+                removed.append(folder)
+                continue
+            try:
+                kept = {MANIFEST, self.manifest(int(folder.removeprefix("step-")))["data"]}
+            except CheckpointDamaged:
+                continue
+            removed += [f"{folder}/{name}" for name in inside if name not in kept]
+        for path in removed:
+            self.storage.remove(path)
+        return removed
+
+    def give_up(self, folder: str, data: str) -> None:
+        """Remove a failed attempt, so that a full disk gets its room back."""
+        self.storage.remove(f"{folder}/{data}")
+        if not self.storage.names(folder):
+            self.storage.remove(folder)
+
+    def prune(self, keep_last: int) -> list[int]:
+        """Drop the complete checkpoints before the last so many, but for the best and those marked to be kept; the
+        steps of what was dropped."""
+        complete = self.complete()
+        dropped: list[int] = []
+        if len(complete) <= keep_last:
+            return dropped
+        best = self.manifest(complete[-1]).get("best")
+        for step in complete[:-keep_last]:
+            if (best is not None and step == best["step"]) or self._is_kept(step):
+                continue
+            faults.point("drop.begin")
+            # The manifest goes first: a deletion cut short leaves an incomplete checkpoint, not a damaged one.
+            self.storage.remove(f"{folder_of(step)}/{MANIFEST}")
+            faults.point("drop.unlisted")
+            self.storage.remove(folder_of(step))
+            dropped.append(step)
+        return dropped
+
+    def _is_kept(self, step: int) -> bool:
+        try:
+            return bool(self.manifest(step).get("keep"))
+        except CheckpointDamaged:
+            return False
+
+
+def checkpoints_of(recipe: Recipe, run: RunDir) -> Checkpoints:
+    """Where the recipe has them, or in the run folder. Raises UserError for a place that can't be reached."""
+    return Checkpoints(open_storage(recipe.checkpoint.place or run.checkpoints))
