@@ -42,3 +42,15 @@ def until(happened: Callable[[], object], seconds: float = 150) -> None:
 def children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+@contextmanager
+def meeting_place(port: int = 0) -> Iterator[str]:
+    """The address of `groundup rendezvous`."""
+    command = [sys.executable, "-m", "groundup", "rendezvous", "--port", str(port), "--host", "127.0.0.1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            yield process.stderr.readline().split()[2].removesuffix(";")
+        finally:
+            process.kill()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import groundup, groundup_json
-from tests.launched import children, ended, launched, until
+from tests.launched import children, ended, launched, meeting_place, until
 
 
 def test_the_result_is_rank_0s_and_output_goes_where_it_should(tmp_path: Path) -> None:
@@ -138,12 +138,8 @@ def test_a_hang_is_told_rank_by_rank(tmp_path: Path) -> None:
 
 @pytest.fixture
 def rendezvous() -> Iterator[str]:
-    """The address of `groundup rendezvous`."""
-    command = [sys.executable, "-m", "groundup", "rendezvous", "--port", "0", "--host", "127.0.0.1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        yield process.stderr.readline().split()[2].removesuffix(";")
-        process.terminate()
+    with meeting_place() as address:
+        yield address
 
 
 def test_a_node_never_hears_the_answer_of_an_earlier_run(rendezvous: str) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from tests.conftest import groundup_json
-from tests.launched import children, ended, launched, until
+from tests.launched import children, ended, launched, meeting_place, until
 
 SETTINGS = ("--set", 'checkpoint.every="10 steps"', "--set", 'train.duration="40 steps"')
 
@@ -172,3 +172,62 @@ def test_a_job_that_hangs_is_started_anew(tmp_path: Path) -> None:
     assert (code, document) == (0, {"rank": 0}), err
     assert "no step finished for 3 s" in err
     assert "restart 1 of 1" in err
+
+
+@pytest.mark.slow
+def test_nodes_with_numbers_start_anew_together(tmp_path: Path) -> None:
+    with meeting_place() as rendezvous, ExitStack() as stack:
+        nodes = []
+        for rank in range(2):
+            where = {"local": 1, "nodes": 2, "node_rank": rank, "rendezvous": rendezvous}
+            told: dict[str, Any] = {"arguments": {"folder": str(tmp_path), "failures": 1}, "job": {"max_restarts": 1}}
+            work = launched("advance", tmp_path / str(rank), processes=where, run_id="three", **told)
+            nodes.append(stack.enter_context(work))
+        for node in nodes:
+            code, document, err = ended(node)
+            assert (code, document) == (0, {"attempts": 2}), err
+            told_by = f"rank 0 on {os.uname().nodename}: ValueError: so far and no further"
+            assert err.splitlines()[0].startswith(told_by), err
+            assert err.count("restart 1 of 1") == 1
+
+
+def elastic(work: str, rendezvous: str, folder: Path, **told: Any) -> Any:
+    """A node of an elastic run, one to two of which may train."""
+    where = {"local": 1, "nodes": 2, "least": 1, "rendezvous": rendezvous}
+    return launched(work, folder, processes=where, run_id="elastic", **told)
+
+
+@pytest.mark.slow
+def test_nodes_that_were_all_killed_do_not_keep_new_ones_waiting(tmp_path: Path) -> None:
+    arguments = {"folder": str(tmp_path)}
+    with meeting_place() as rendezvous:
+        with (
+            elastic("steps", rendezvous, tmp_path, arguments=arguments) as first,
+            elastic("steps", rendezvous, tmp_path, arguments=arguments) as second,
+        ):
+            until(lambda: all((tmp_path / f"started-{rank}").exists() for rank in range(2)))
+            first.kill()
+            second.kill()
+        with elastic("total", rendezvous, tmp_path) as alone:
+            code, document, err = ended(alone)
+    assert (code, document["sum"]) == (0, 0.0), err
+
+
+@pytest.mark.slow
+def test_the_rendezvous_may_be_started_anew(tmp_path: Path) -> None:
+    arguments = {"folder": str(tmp_path)}
+    with meeting_place() as rendezvous:
+        node = elastic("steps", rendezvous, tmp_path, arguments=arguments)
+        process = node.__enter__()
+        until((tmp_path / "started-0").exists)
+    try:
+        assert process.stderr is not None
+        until(lambda: "no longer answers" in process.stderr.readline())
+        (tmp_path / "started-0").unlink()
+        with meeting_place(int(rendezvous.rpartition(":")[2])):
+            until((tmp_path / "started-0").exists)
+            process.send_signal(signal.SIGTERM)
+            code, document, _ = ended(process)
+    finally:
+        process.kill()
+    assert (code, document) == (130, {"error": {"what": "stopped by SIGTERM; saved"}})

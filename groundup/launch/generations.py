@@ -60,5 +60,6 @@ class Generations:
             raise UserError(
                 f"this node doesn't fit the nodes that are there: {'; '.join(differing)}",
                 where="--rendezvous",
-                advice="Start all nodes with the same recipe, options and data; end the run that goes on there first",
+                advice="Give all nodes the same recipe, options and data. Where no node trains any more: start the "
+                "rendezvous anew",
             )

@@ -189,9 +189,11 @@ class Incarnation(LocalElasticAgent):
         while first(reports).secondary and time.monotonic() < deadline:
             time.sleep(MONITOR_SECONDS)
             reports = self._failures()
-        if self.stop.paused and all(report.kind == "interrupted" for report in reports):
+        cause = first(reports)
+        late = cause.kind == "superseded" and self._moved()  # by the same run's next generation
+        if late or (self.stop.paused and all(report.kind == "interrupted" for report in reports)):
             raise Restart(None)
-        self._conclude(first(reports))
+        self._conclude(cause)
 
     def _conclude(self, here: Report | None) -> None:
         """End this node's workers; raise what is to come: after the failure of this node, or of another that had a
@@ -222,11 +224,15 @@ class Incarnation(LocalElasticAgent):
         stopped = [report for report in reports if report.kind == "interrupted"]
         deadline = time.monotonic() + (GRACE_SECONDS if self.processes.elastic and not self.stop.asked else 0)
         while stopped and time.monotonic() < deadline:
-            if self.stop.paused or self.generations.current() != self.generation:
+            if self.stop.paused or self._moved():
                 raise Restart(None)
             time.sleep(MONITOR_SECONDS)
         if stopped:
             raise Ended(stopped[0])
+
+    def _moved(self) -> bool:
+        """Whether the nodes of an elastic run went on to the next generation."""
+        return self.processes.elastic and self.generations.current() != self.generation
 
     def _beat(self) -> None:
         self._agreed.set(f"alive/{self.node}", str(time.monotonic()))
@@ -254,7 +260,7 @@ class Incarnation(LocalElasticAgent):
             if waiting:
                 say(f"{waiting} more nodes: ranks save, and start anew with them")
                 self.generations.leave(self.generation)
-            if waiting or self.generations.current() != self.generation:
+            if waiting or self._moved():
                 self.stop.pause()
 
     def _wait_for_others(self) -> None:
