@@ -138,7 +138,9 @@ class _Agent:
             say("nodes come or go: restarting from what the ranks saved")
         else:
             count = f"restart {restart.number} of {self.job.max_restarts} without a new checkpoint"
-            say(f"{restart.failure.error()}; restarting from the last checkpoint ({count})")
+            failure = restart.failure
+            broken = f"rank {failure.rank} on {failure.host}: its connection to another rank broke; log: {failure.log}"
+            say(f"{broken if failure.secondary else failure.error()}; restarting from the last checkpoint ({count})")
 
     def _generation(self, generations: Generations) -> Any:
         """The result of this node's first rank, or of the run where it ended without this node. Raises Restart."""
