@@ -104,7 +104,7 @@ def hang_once(arguments: dict[str, Any]) -> dict[str, Any]:
     marker = Path(arguments["marker"])
     if distributed.get_rank() == 1 and not marker.exists():
         marker.touch()
-        time.sleep(600)
+        time.sleep(500)
     distributed.all_reduce(torch.zeros(1))
     return {"rank": distributed.get_rank()}
 
