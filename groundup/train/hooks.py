@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -12,10 +11,6 @@ from groundup.tasks.task import Task
 from groundup.train.metrics import Metrics
 from groundup.train.state import TrainState
 from groundup.train.step import StepResult
-
-
-class LossNotFinite(Exception):
-    """The loss became NaN or infinite."""
 
 
 class Log:
@@ -31,7 +26,7 @@ class Log:
 
     def begin(self, state: TrainState) -> None:
         """Start the clock."""
-        self.mark, self.samples = time.perf_counter(), state.samples
+        self.mark, self.excluded, self.samples = time.perf_counter(), 0.0, state.samples
 
     def exclude(self, seconds: float) -> None:
         self.excluded += seconds
@@ -42,8 +37,11 @@ class Log:
         rates = sorted(self.rates[1:] or self.rates)
         return rates[len(rates) // 2] if rates else 0.0
 
-    def after_step(self, state: TrainState, result: StepResult) -> None:
-        if state.step % self.every and state.step != self.total:
+    def due(self, state: TrainState) -> bool:
+        return state.step % self.every == 0 or state.samples >= self.total_samples
+
+    def after_step(self, state: TrainState, result: StepResult | None) -> None:
+        if result is None:
             return
         loss, norm = float(result.loss), float(result.grad_norm)
         now = time.perf_counter()
@@ -74,19 +72,19 @@ class Log:
             f"{self.task.unit}/s  {size(flops, 'FLOP/s')} ({flops / self.peak:.0%} of peak)  {span(left)} left"
         )
         self.bar.show(state.step, line)
-        if not math.isfinite(loss):
-            raise LossNotFinite(f"the loss is {loss} at step {state.step}")
 
 
 class Every:
     """Calls `action` every `every` steps and at the end, off the log's clock."""
 
-    def __init__(self, every: int, total: int, log: Log, action: Callable[[TrainState], None]) -> None:
-        self.every, self.total, self.log, self.action = every, total, log, action
+    def __init__(self, every: int, log: Log, action: Callable[[TrainState], None]) -> None:
+        self.every, self.log, self.action = every, log, action
 
-    def after_step(self, state: TrainState, result: StepResult) -> None:
-        if state.step % self.every == 0 or state.step == self.total:
-            start = time.perf_counter()
-            self.action(state)
-            heartbeat.beat()
-            self.log.exclude(time.perf_counter() - start)
+    def due(self, state: TrainState) -> bool:
+        return state.step % self.every == 0 or state.samples >= self.log.total_samples
+
+    def after_step(self, state: TrainState, result: StepResult | None) -> None:
+        start = time.perf_counter()
+        self.action(state)
+        heartbeat.beat()
+        self.log.exclude(time.perf_counter() - start)

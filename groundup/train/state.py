@@ -14,11 +14,12 @@ from groundup.optim.optimizers import state_tensors
 from groundup.parallel.model import ParallelModel
 from groundup.train import checkpoint
 from groundup.train.blocks import block
+from groundup.train.judge import Judge
 
 
 @dataclass
 class TrainState:
-    """`samples`: samples consumed, which is the whole state of the data stream and of the schedule."""
+    """`samples`: samples consumed: with those dropped the whole state of the data stream and of the schedule."""
 
     model: ParallelModel
     optimizers: list[torch.optim.Optimizer]
@@ -30,11 +31,15 @@ class TrainState:
     best: dict[str, Any] | None = None  # step, metric and value of the best validation so far
     saved: int | None = None  # the last step that was saved
     facts: dict[str, Any] = field(default_factory=dict)
+    judge: Judge | None = None  # of bad steps; without one none is
+    dropped: list[tuple[int, int]] = field(default_factory=list)  # samples [start, stop) left out, in order
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, buffers and optimizer state by global name; of each what this rank holds."""
         self.model.reshard()
         found: dict[str, Tensor] = {f"model.{name}": buffer for name, buffer in self.model.named_buffers()}
+        if self.judge is not None:
+            found |= {f"guard.{name}": tensor for name, tensor in self.judge.tensors().items()}
         for name, parameter in self.model.named_parameters():
             part = self.model.part(name, parameter)
             found[f"model.{name}"] = block(parameter.data, part)
@@ -49,6 +54,7 @@ class TrainState:
             "last_loss": self.last_loss,
             "scaler": self.scaler.state_dict(),
             "best": self.best,
+            "dropped": self.dropped,
             **self.facts,
         }
         folder = checkpoint.save(root, self.step, self.tensors(), facts, keep)
@@ -66,14 +72,33 @@ class TrainState:
 
     def load(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Take up a verified checkpoint."""
-        self.make_optimizer_state(checkpoint.shapes(folder))
-        checkpoint.load(folder, self.tensors())
+        held = checkpoint.shapes(folder)
+        self.make_optimizer_state(held)
+        tensors = self.tensors()
+        if self.judge is not None:
+            self.judge.forget()
+            for name in [f"guard.{name}" for name in self.judge.tensors()]:
+                if name not in held or held[name].size != tensors[name].size():
+                    del tensors[name]  # of a run without, or with another window
+        checkpoint.load(folder, tensors)
         self.model.renew_copies()
         self.step, self.samples = manifest["step"], manifest["samples_consumed"]
         self.saved = self.step
+        for start, stop in manifest.get("dropped", ()):
+            self.drop(start, stop)  # beside those dropped since, where training goes back
         self.seconds, self.last_loss, self.best = manifest["seconds"], manifest["last_loss"], manifest["best"]
         if self.scaler.is_enabled() and manifest["scaler"]:
             self.scaler.load_state_dict(manifest["scaler"])
+
+    def drop(self, start: int, stop: int) -> None:
+        """Leave samples [start, stop) out, from here on and in every checkpoint."""
+        merged: list[tuple[int, int]] = []
+        for first, end in sorted([*self.dropped, (start, stop)]):
+            if merged and first <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((first, end))
+        self.dropped = merged
 
     def make_optimizer_state(self, held: dict[str, Any]) -> None:
         """Empty tensors for the state that the checkpoint holds: optimizers make theirs at the first step only."""

@@ -27,9 +27,12 @@ from groundup.rundir import RunDir, fingerprint
 from groundup.tasks.build import build_task
 from groundup.train import checkpoint
 from groundup.train.device import peak_memory_mb, set_up
+from groundup.train.guard import Guard
 from groundup.train.hooks import Every, Log
+from groundup.train.judge import Judge
 from groundup.train.loop import Hook, run_loop
 from groundup.train.metrics import Metrics, build_trackers
+from groundup.train.planted import planted
 from groundup.train.signals import StopRequest
 from groundup.train.state import TrainState, refuse_another
 
@@ -59,7 +62,7 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
     `on_validation` is told each validation's metrics; what it raises ends the training.
     """
     device = set_up(recipe.train)
-    task = build_task(recipe, run)
+    task = planted(build_task(recipe, run))
     pace = recipe.pace(task.samples_per_epoch)
 
     def steps(duration: Duration | None, share: float) -> int:
@@ -82,6 +85,7 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
     model = build_parallel(task, recipe, layout, device)
     optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
     state = TrainState(model, optimizers, gradient_scaler(recipe.optim.precision, device))
+    state.judge = Judge(recipe.guard.spike, recipe.guard.window, state.scaler.is_enabled(), device)
     state.facts = {"identity": task.identity, "layout": layout.degrees}
     found = model.agree(lambda: checkpoint.take_up(run.checkpoints))
     if found is not None:
@@ -131,21 +135,33 @@ def train(recipe: Recipe, run: RunDir, on_validation: OnValidation | None = None
             checkpoint_folder = state.save(run.checkpoints, recipe.checkpoint.keep_last)
             bar.write(f"step {state.step}: checkpoint {checkpoint_folder.name}")
 
+        def go_back(state: TrainState) -> bool:
+            found = model.agree(lambda: checkpoint.newest(run.checkpoints))
+            if found is None:
+                return False
+            seconds = state.seconds
+            state.load(*found)
+            state.seconds = seconds
+            metrics.write("resume", state.step, samples_consumed=state.samples)
+            log.begin(state)
+            return True
+
+        guard = Guard(task, recipe, device, metrics, save, go_back, bar.write)
         hooks: list[Hook] = [
             log,
-            Every(steps(recipe.train.validate_every, 0.1), total, log, validate),
-            Every(steps(recipe.checkpoint.every, 0.1), total, log, save),
+            Every(steps(recipe.train.validate_every, 0.1), log, validate),
+            Every(steps(recipe.checkpoint.every, 0.1), log, save),
         ]
         # Token by token goes through whole models only, and every rank must choose the same tokens, so in a layout
         # texts are sampled by `evaluate`, from the checkpoint.
         if isinstance(recipe, LanguageRecipe) and layout.world == 1:
-            hooks.append(Every(steps(recipe.train.sample_every, 0.25), total, log, sample))
+            hooks.append(Every(steps(recipe.train.sample_every, 0.25), log, sample))
         log.begin(state)
         try:
-            run_loop(state, task, recipe, schedule, device, pace, total, hooks, stop)
+            run_loop(state, task, recipe, schedule, device, pace, pace.samples(total), hooks, guard, stop)
         finally:
             metrics.close()
-        if state.step < total:
+        if state.samples < pace.samples(total):
             save(state)
             folder = checkpoint.folder_of(run.checkpoints, state.step)
             raise Interrupted(f"stopped by {stop.asked or 'another rank'} at step {state.step}; saved in {folder}")
