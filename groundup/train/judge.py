@@ -57,7 +57,7 @@ class Judge:
     def __init__(self, spike: float | None, window: int, scaled: bool, device: torch.device) -> None:
         self.spike, self.scaled = spike, scaled
         self._infinite_2 = torch.full((2,), torch.inf, device=device)
-        self._window_2W = torch.full((2, window), torch.nan, device=device)
+        self._window_2W = torch.full((2, window), torch.inf, device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
         self._places_W = torch.arange(window, device=device)
         self.skip = torch.zeros((), device=device)
@@ -72,7 +72,7 @@ class Judge:
 
     def forget(self) -> None:
         """Begin with no steps to compare with."""
-        self._window_2W.fill_(torch.nan)
+        self._window_2W.fill_(torch.inf)
         self._count.zero_()
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ class Judge:
     def _limits(self, spike: float) -> Tensor:
         """Of loss and norm; infinite while there are too few good steps."""
         middle_21 = ((self._count.clamp(max=len(self._places_W)) - 1) // 2).clamp(min=0).expand(2, 1)
-        # NaN, where there is no value yet, is sorted behind all numbers.
+        # Infinity, where there is no value yet, is sorted behind all numbers.
         median_21 = self._window_2W.sort().values.gather(1, middle_21)
         deviation_21 = (self._window_2W - median_21).abs().sort().values.gather(1, middle_21)
         spread_21 = torch.maximum(_NORMAL * deviation_21, _FLOOR * median_21.abs())
