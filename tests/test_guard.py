@@ -34,9 +34,9 @@ def verdicts(judge: Judge, steps: list[tuple[float, float]]) -> list[bool]:
     """Of each step alone: the host settles each."""
     found = []
     for number, (loss, norm) in enumerate(steps):
-        judge.judge(torch.tensor(loss), torch.tensor(norm), number, number, number + 1)
+        skip = judge.judge(torch.tensor(loss), torch.tensor(norm), number, number, number + 1)
         (judged,) = judge.read()
-        assert judged.bad == bool(judged.reason)
+        assert judged.bad == bool(skip)
         found.append(judged.bad)
         judge.go_on()
     return found

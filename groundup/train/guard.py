@@ -83,7 +83,6 @@ class Guard:
         update(state, norm, self.recipe, 0.0, self.task, torch.ones((), device=self.device))
         values = torch.stack((loss, norm)).tolist()
         again = replace(judged, loss=values[0], norm=values[1])
-        again = replace(again, bad=bool(again.reason))
         if not _same(judged, again):
             self.metrics.write(
                 "suspicious",

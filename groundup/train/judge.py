@@ -5,7 +5,7 @@ of |median|) of the last good steps, the median absolute deviation (MAD) scaled 
 distribution (Rousseeuw and Croux, 1993, "Alternatives to the median absolute deviation"). Of an even number of values
 the median is the lower middle one. Once a step is bad, it and all after it are skipped until the host has settled it.
 
-Shapes: W steps that the medians are over; 2 the loss and the gradient norm.
+Shapes: W steps that the medians are over, W1 one more; 2 the loss and the gradient norm.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ _NORMAL = 1.4826  # standard deviations of a normal distribution per MAD
 
 @dataclass(frozen=True)
 class Judged:
-    """A step as the host gets to know it: the number of steps before it, samples [start, stop), values, verdict, the
-    limits that made a spike (infinite where none was judged), and `scaled` as in Judge."""
+    """A step as the host gets to know it: the number of steps before it, samples [start, stop), values, limits
+    that make a spike (infinite where none is judged), and `scaled` as in Judge."""
 
     step: int
     start: int
     stop: int
     loss: float
     norm: float
-    bad: bool
     loss_limit: float
     norm_limit: float
     scaled: bool
+
+    @property
+    def bad(self) -> bool:
+        """The device's verdict, from the same numbers."""
+        return bool(self.reason)
 
     @property
     def reason(self) -> str:
@@ -56,10 +60,11 @@ class Judge:
 
     def __init__(self, spike: float | None, window: int, scaled: bool, device: torch.device) -> None:
         self.spike, self.scaled = spike, scaled
-        self._infinite_2 = torch.full((2,), torch.inf, device=device)
         self._window_2W = torch.full((2, window), torch.inf, device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
         self._places_W = torch.arange(window, device=device)
+        self._middle_W1 = (torch.arange(window + 1, device=device) - 1).clamp(min=0) // 2  # by the number of values
+        self._one = torch.ones((), device=device)
         self.skip = torch.zeros((), device=device)
         self._steps: list[tuple[int, int, int]] = []
         self._values: list[Tensor] = []
@@ -78,29 +83,29 @@ class Judge:
     @torch.no_grad()
     def judge(self, loss: Tensor, norm: Tensor, step: int, start: int, stop: int) -> Tensor:
         """1 where the update must be skipped, else 0 (fp32 scalar). The values must be the same on all ranks."""
+        # What is not finite has no difference from itself. Few operations: a small model's step has few too.
+        unlike = loss - loss if self.scaled else (loss - loss) + (norm - norm)
+        skip = torch.where(unlike == 0, self.skip, self._one)
         value_2 = torch.stack((loss, norm))
-        finite_2 = value_2.isfinite()
-        bad = ~(finite_2[0] if self.scaled else finite_2.all())
-        limit_2 = self._infinite_2
-        if self.spike is not None:
-            limit_2 = self._limits(self.spike)
-            bad = bad | ((value_2 > limit_2) & finite_2).any()
-        self.skip = torch.maximum(self.skip, bad.float())
-        if self.spike is not None:
-            good = (self.skip == 0) & finite_2.all()
-            here_W = (self._places_W == self._count % len(self._places_W)) & good
-            self._window_2W.copy_(torch.where(here_W, value_2[:, None], self._window_2W))
-            self._count += good
         self._steps.append((step, start, stop))
-        self._values.append(torch.cat((value_2, bad[None], limit_2)))
-        return self.skip
+        if self.spike is None:
+            self._values.append(value_2)
+        else:
+            limit_2, finite_2 = self._limits(self.spike), value_2.isfinite()
+            skip = torch.where(((value_2 > limit_2) & finite_2).any(), self._one, skip)
+            here_W = (self._places_W == self._count % len(self._places_W)) & finite_2.all() & (skip == 0)
+            self._window_2W.copy_(torch.where(here_W, value_2[:, None], self._window_2W))
+            self._count += here_W.any()
+            self._values.append(torch.cat((value_2, limit_2)))
+        self.skip = skip
+        return skip
 
     def _limits(self, spike: float) -> Tensor:
         """Of loss and norm; infinite while there are too few good steps."""
-        middle_21 = ((self._count.clamp(max=len(self._places_W)) - 1) // 2).clamp(min=0).expand(2, 1)
+        middle_1 = self._middle_W1.index_select(0, self._count.clamp(max=len(self._places_W)))
         # Infinity, where there is no value yet, is sorted behind all numbers.
-        median_21 = self._window_2W.sort().values.gather(1, middle_21)
-        deviation_21 = (self._window_2W - median_21).abs().sort().values.gather(1, middle_21)
+        median_21 = self._window_2W.sort().values.index_select(1, middle_1)
+        deviation_21 = (self._window_2W - median_21).abs().sort().values.index_select(1, middle_1)
         spread_21 = torch.maximum(_NORMAL * deviation_21, _FLOOR * median_21.abs())
         return torch.where(self._count < FEWEST, torch.inf, (median_21 + spike * spread_21)[:, 0])
 
@@ -111,11 +116,10 @@ class Judge:
 
     def read(self) -> list[Judged]:
         """The steps judged since the last reading, in one transfer."""
-        rows = torch.stack(self._values).tolist()
-        found = [
-            Judged(*step, loss, norm, bool(bad), loss_limit, norm_limit, self.scaled)
-            for step, (loss, norm, bad, loss_limit, norm_limit) in zip(self._steps, rows, strict=True)
-        ]
+        found = []
+        for step, row in zip(self._steps, torch.stack(self._values).tolist(), strict=True):
+            loss, norm, loss_limit, norm_limit = row if len(row) == 4 else (*row, math.inf, math.inf)
+            found.append(Judged(*step, loss, norm, loss_limit, norm_limit, self.scaled))
         self._steps, self._values = [], []
         return found
 
