@@ -11,9 +11,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Start:
-    """The ranks are about to run, and nobody else does. `at`: bytes of metrics.jsonl so far. `newest`: step of the newest
-    checkpoint that is complete and was not damaged, None where there is none. `fetched`, `log`: where the ranks tell
-    which samples they were given, and what they say; both may be shared with other starts."""
+    """The ranks are about to run, and nobody else does.
+
+    `at`: bytes of metrics.jsonl so far. `newest`: step of the newest checkpoint that is complete and was not damaged,
+    None where there is none. `fetched`, `log`: where the ranks tell which samples they were given, and what they say;
+    both may be shared with other starts.
+    """
 
     at: int
     newest: int | None

@@ -78,7 +78,9 @@ class Round:
                 self.told.problems.append(f"not at its end after {_MOST_JOBS} jobs")
         parts = self.told.segments()
         self.told.faults += [NAN] * sum(part.bad for part in parts)
-        self.told.problems += [problem for step, number in self.damaged for problem in self._silent(step, number, parts)]
+        self.told.problems += [
+            problem for step, number in self.damaged for problem in self._silent(step, number, parts)
+        ]
         return self.told
 
     def _between(self, plan: Plan, before: Layout | None) -> None:
@@ -95,9 +97,11 @@ class Round:
         self.tell(line)
 
     def _start(self, layout: Layout) -> Start:
-        at = self.run.metrics.stat().st_size if self.run.metrics.exists() else 0
         folder = self.run.path / "torture"
-        return Start(at, self.damage.newest(), layout.name, folder / f"fetched-{self.jobs}", self._log())
+        return Start(self._size(), self.damage.newest(), layout.name, folder / f"fetched-{self.jobs}", self._log())
+
+    def _size(self) -> int:
+        return self.run.metrics.stat().st_size if self.run.metrics.exists() else 0
 
     def _log(self) -> Path:
         return self.run.path / "torture" / f"job-{self.jobs}.log"
@@ -138,7 +142,7 @@ class Round:
             present |= now
             for act, line in inflicting.look(job, over=self.over()):
                 self._count(act.kind, line)
-            found = self._start(plan.layout).at
+            found = self._size()
             if found != size:
                 size, moved = found, time.monotonic()
             elif time.monotonic() - moved > _HANG:

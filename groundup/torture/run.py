@@ -84,7 +84,7 @@ def torture(recipe: Path, given: tuple[str, ...], minutes: float, seed: int, kee
 
             def tell(line: str, number: int = number) -> None:
                 bar.write(f"round {number + 1}: {line}")
-                bar.show(min(time.monotonic() - began, 60 * minutes), f"{tally.faults.total()} faults in {number} rounds")
+                bar.advance(min(time.monotonic() - began, 60 * minutes) - bar.done)
 
             _round(subject, reference, schedule, folder / f"round-{number}", over, tell, tally)
             bar.write(f"round {number + 1}: {_summary(tally)}")

@@ -38,8 +38,9 @@ _MOST_ACTS = 3  # per job: its agent starts ranks anew only so often
 
 @dataclass(frozen=True)
 class Act:
-    """One fault. It comes once the ranks have run for `value` seconds, or have done `value` steps, or are saving (`when`);
-    or where a rank passes the point `at` for the `skip`-th time more, by `action`, see groundup/faults.py."""
+    """One fault. It comes once the ranks have run for `value` seconds, or have done `value` steps, or are saving
+    (`when`); or where a rank passes the point `at`, having passed it `skip` times, by `action`, see groundup/faults.py.
+    """
 
     kind: str
     when: str = "point"
@@ -123,10 +124,10 @@ class Schedule:
         when = self.dice.choices(("seconds", "steps", "saving"), (3, 5, 2))[0]
         if kind in (FULL, TERM) and when == "seconds":
             when = "steps" if self.dice.random() < 0.7 else when
-        value = self.dice.uniform(0, 8) if when == "seconds" else self.dice.randint(1, 7)
+        value = self.dice.uniform(0, 8) if when == "seconds" else self.dice.randint(1, 5)
         return Act(kind, when, value, self.dice.randrange(layout.world))
 
     def _at_point(self, kind: str, at: str, action: str, layout: Layout) -> Act:
         every_rank = at.startswith("shard")
         rank = self.dice.randrange(layout.world) if every_rank else 0
-        return Act(kind, "point", 0.0, rank, at, action, self.dice.randrange(3 if every_rank else 2))
+        return Act(kind, "point", 0.0, rank, at, action, self.dice.randrange(2))
