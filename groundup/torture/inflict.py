@@ -53,10 +53,10 @@ class Inflicting:
         found += self._full_disk(ended=job is None)
         if job is None or over or self.filled is not None:
             return found
-        number = next((number for number, done in enumerate(self.done) if not done), None)
-        if number is None or self.termed:
+        due = [number for number, done in enumerate(self.done) if not done]
+        if not due or self.termed:
             return found
-        act = self.plan.acts[number]
+        number, act = due[0], self.plan.acts[due[0]]
         if act.when == "point":
             self.done[number] = self._tired()
         elif self._due(act) and self._ready(act, job):

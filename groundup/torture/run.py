@@ -14,7 +14,6 @@ from typing import Any
 from groundup.console import Bar, say, span
 from groundup.errors import UserError
 from groundup.recipe.load import load
-from groundup.rundir import RunDir
 from groundup.torture.compare import Verdict, compare, faithful
 from groundup.torture.disk import small_disk
 from groundup.torture.history import Step

@@ -13,11 +13,13 @@ from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.layout import Layout
 from groundup.recipe.load import LoadedRecipe, load
 from groundup.recipe.parallel_checks import kind_of, legal_layout
+from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir
 
-STEPS = 36
+STEPS = 24
 _EVERY = 3  # steps between checkpoints
 _NANS = 2
+_MICRO_BATCHES = 4  # of a step, at most
 _SETTINGS = (
     f'train.duration="{STEPS} steps"',
     f'train.validate_every="{STEPS} steps"',
@@ -69,7 +71,16 @@ def settings_of(loaded: LoadedRecipe, given: tuple[str, ...]) -> tuple[str, ...]
             where="checkpoint.place",
             expected="no such key",
         )
-    return (*given, *_SETTINGS, *(_LANGUAGE_SETTINGS if isinstance(loaded.recipe, LanguageRecipe) else ()))
+    language = _LANGUAGE_SETTINGS if isinstance(loaded.recipe, LanguageRecipe) else ()
+    return (*given, *_SETTINGS, *language, *_larger_micro_batches(loaded.recipe))
+
+
+def _larger_micro_batches(recipe: Recipe) -> tuple[str, ...]:
+    """Steps that take less time, where they are cut into many micro-batches."""
+    if recipe.samples_per_step % _MICRO_BATCHES:
+        return ()
+    rows = recipe.samples_per_step // _MICRO_BATCHES
+    return (f"train.micro_batch={rows}",) if rows > recipe.train.micro_batch else ()
 
 
 def layout_settings(layout: Layout) -> tuple[str, ...]:
