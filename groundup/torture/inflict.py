@@ -73,6 +73,15 @@ class Inflicting:
         """What did not come about."""
         return [act for act, came in zip(self.plan.acts, self.came, strict=True) if not came]
 
+    def agent_killed(self) -> bool:
+        """Whether the job's own process, which is the agent where there are many, was killed."""
+        alone = self.plan.layout.world == 1
+        return any(
+            came
+            and (act.kind in (AGENT, ALL) or act.action == "kill-parent" or (alone and act.kind not in (TERM, FULL)))
+            for act, came in zip(self.plan.acts, self.came, strict=True)
+        )
+
     def _full_disk(self, *, ended: bool) -> list[tuple[Act, str]]:
         """Once a checkpoint could not be written there is room again."""
         if self.filled is None:

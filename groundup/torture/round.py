@@ -163,8 +163,10 @@ class Round:
                     f"{TERM} in step {last[-1].number}, and the newest checkpoint is of step {newest}"
                 )
         full = code == EXIT_USER and "can't be written" in log
-        early = inflicting.termed and code == -signal.SIGTERM  # the interpreter was only just being started
-        if code not in (0, EXIT_INTERRUPTED, -signal.SIGKILL) and not full and not early:
+        # By the signal itself, where the interpreter was only just being started.
+        stopped = inflicting.termed and code in (EXIT_INTERRUPTED, -signal.SIGTERM)
+        killed = inflicting.agent_killed() and code == -signal.SIGKILL
+        if code and not stopped and not killed and not full:
             tail = " | ".join(log.strip().splitlines()[-3:])
             self.told.problems.append(f"a job ended with exit code {code} ({self._log()}): {tail}")
 

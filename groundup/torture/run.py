@@ -69,24 +69,13 @@ def torture(recipe: Path, given: tuple[str, ...], minutes: float, seed: int, kee
     began = time.monotonic()
     folder = _folder(keep)
     tally = Tally()
-    with Bar("torture", 60 * minutes, "s") as bar:
-        subject = _prepare(recipe, given, seed, folder / "base")
-        bar.write(f"an undisturbed training in {subject.layouts[0].name}, for reference")
-        reference = _reference(subject, folder / "reference")
-        schedule = Schedule(seed, subject.layouts)
-
-        def over() -> bool:
-            return time.monotonic() - began > 60 * minutes
-
-        while not over() and len(tally.problems) == 0:
-            number = tally.rounds
-
-            def tell(line: str, number: int = number) -> None:
-                bar.write(f"round {number + 1}: {line}")
-                bar.advance(min(time.monotonic() - began, 60 * minutes) - bar.done)
-
-            _round(subject, reference, schedule, folder / f"round-{number}", over, tell, tally)
-            bar.write(f"round {number + 1}: {_summary(tally)}")
+    try:
+        with Bar("torture", 60 * minutes, "s") as bar:
+            _rounds(recipe, given, 60 * minutes, seed, folder, tally, bar)
+    except KeyboardInterrupt:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     if not tally.problems and keep is None:
         shutil.rmtree(folder, ignore_errors=True)
     for problem in tally.problems:
@@ -95,7 +84,28 @@ def torture(recipe: Path, given: tuple[str, ...], minutes: float, seed: int, kee
         say(f"the run folders are kept in {folder}")
     seconds = time.monotonic() - began
     say(f"{tally.faults.total()} faults in {tally.rounds} rounds and {span(seconds)}")
-    return _document(tally, seconds, seed, subject.loaded.recipe.name)
+    return _document(tally, seconds, seed, load(recipe, given).recipe.name)
+
+
+def _rounds(
+    recipe: Path, given: tuple[str, ...], seconds: float, seed: int, folder: Path, tally: Tally, bar: Bar
+) -> None:
+    began = time.monotonic()
+    subject = _prepare(recipe, given, seed, folder / "base")
+    bar.write(f"an undisturbed training in {subject.layouts[0].name}, for reference")
+    reference = _reference(subject, folder / "reference")
+    schedule = Schedule(seed, subject.layouts)
+
+    def over() -> bool:
+        return time.monotonic() - began > seconds
+
+    def tell(line: str) -> None:
+        bar.write(f"round {tally.rounds + 1}: {line}")
+        bar.advance(min(time.monotonic() - began, seconds) - bar.done)
+
+    while not over() and not tally.problems:
+        _round(subject, reference, schedule, folder / f"round-{tally.rounds}", over, tell, tally)
+        bar.write(f"round {tally.rounds}: {_summary(tally)}")
 
 
 def _folder(keep: Path | None) -> Path:

@@ -108,7 +108,7 @@ class Schedule:
     def _another(self, before: Layout) -> Layout:
         others = [layout for layout in self.layouts if layout != before]
         small = [layout for layout in others if layout.world <= 2]
-        return self.dice.choice(others if self.dice.random() < 0.25 or not small else small) if others else before
+        return self.dice.choice(others if self.dice.random() < 0.15 or not small else small) if others else before
 
     def _ends(self, act: Act, layout: Layout) -> bool:
         """Whether the job is over then: there is no agent that starts a single process anew."""

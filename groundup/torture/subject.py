@@ -19,6 +19,8 @@ from groundup.rundir import RunDir
 STEPS = 24
 _EVERY = 3  # steps between checkpoints
 _NANS = 2
+# Higher ones may grow rounding by a hundred at a step: two undisturbed trainings in two layouts then differ by 1e-3.
+_LR = 3e-4
 _MICRO_BATCHES = 4  # of a step, at most
 _SETTINGS = (
     f'train.duration="{STEPS} steps"',
@@ -72,7 +74,8 @@ def settings_of(loaded: LoadedRecipe, given: tuple[str, ...]) -> tuple[str, ...]
             expected="no such key",
         )
     language = _LANGUAGE_SETTINGS if isinstance(loaded.recipe, LanguageRecipe) else ()
-    return (*given, *_SETTINGS, *language, *_larger_micro_batches(loaded.recipe))
+    lr = f"optim.lr={min(loaded.recipe.optim.lr, _LR)}"
+    return (*given, *_SETTINGS, lr, *language, *_larger_micro_batches(loaded.recipe))
 
 
 def _larger_micro_batches(recipe: Recipe) -> tuple[str, ...]:
