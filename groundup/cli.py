@@ -132,7 +132,21 @@ def prepare(target: Target) -> dict[str, Any]:
 )
 def train(target: Target, processes: Processes, restart: bool, allow: tuple[str, ...]) -> dict[str, Any]:
     """Train, or go on where a stopped run was."""
-    return dict(_course(target, "prepare", "train", restart=restart, allow=allow, processes=processes)[-1].result)
+    if not processes.elastic:
+        return dict(_course(target, "prepare", "train", restart=restart, allow=allow, processes=processes)[-1].result)
+    from groundup import course
+    from groundup.launch.train import refuse_misfit
+    from groundup.rundir import RunDir
+
+    if restart:
+        raise UserError("nodes that come and go only go on", where="--restart", advice="Give another --run-dir")
+    loaded = target.load()
+    run = RunDir(target.folder(loaded.recipe.name))
+    course.refuse_unprepared(loaded, run)
+    with run.lock(shared=True):
+        refuse_misfit(loaded, run, processes)
+        run.open(loaded)
+        return dict(course.train(loaded, run, allow=allow, processes=processes).result)
 
 
 @verb(cli, "evaluate")
@@ -159,6 +173,12 @@ def run(target: Target, processes: Processes) -> dict[str, Any]:
     """All steps, skipping what is up to date."""
     from groundup.report.page import write_report
 
+    if processes.elastic:
+        raise UserError(
+            "nodes that come and go only train",
+            where="--nodes",
+            advice="groundup train with these options; then groundup run without them goes on",
+        )
     outcomes = _course(target, "prepare", "train", "evaluate", "export", processes=processes)
     loaded, folder = target.open()
     page = write_report(folder.path)

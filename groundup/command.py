@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from groundup.console import clean_stdout, say
-from groundup.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER, Interrupted, RecipeError, UserError
+from groundup.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER, Interrupted, RecipeError, Superseded, UserError
 from groundup.launch.failure import RankFailed
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def fail(error: BaseException, as_json: bool, out: IO[str], debug: bool) -> int:
         say(str(error) or "interrupted")
         document, code = {"error": {"what": str(error) or "interrupted"}}, EXIT_INTERRUPTED
     else:
-        what = str(error) if isinstance(error, RankFailed) else f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, RankFailed | Superseded) else f"{type(error).__name__}: {error}"
         say(f"fault: {what} (--debug shows where)")
         document, code = {"error": {"what": what}}, EXIT_FAULT
     if as_json:

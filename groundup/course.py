@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundup.console import say, span
+from groundup.errors import UserError
 from groundup.launch.processes import SINGLE_PROCESS, Processes
 from groundup.recipe.load import LoadedRecipe
 from groundup.recipe.table import TableRecipe
@@ -46,18 +47,35 @@ def _step(run: RunDir, name: str, inputs: str, work: Callable[[], dict[str, Any]
     return Outcome(name, "done", seconds, result)
 
 
+def _prepare_step(loaded: LoadedRecipe) -> Any:
+    """The module that prepares the recipe's kind of data."""
+    if isinstance(loaded.recipe, TableRecipe):
+        from groundup.data.table import prepare as table_step
+
+        return table_step
+    from groundup.data import prepare as text_step
+
+    return text_step
+
+
+def refuse_unprepared(loaded: LoadedRecipe, run: RunDir) -> None:
+    """Raise UserError where the run folder doesn't hold the recipe's data."""
+    step = _prepare_step(loaded)
+    record = run.record("prepare")
+    intact = (run.data / "manifest.json").exists()
+    if record is None or not intact or record.fingerprint != step.inputs(loaded, step.find_files(loaded)):
+        raise UserError(
+            "this recipe's data is not prepared here, and no node of those that come and go prepares it",
+            where=str(run.path),
+            advice=f"Run before: groundup prepare {loaded.file} --run-dir {run.path}",
+        )
+
+
 def prepare(loaded: LoadedRecipe, run: RunDir) -> Outcome:
     """Read, clean, deduplicate, split, tokenize. The result is the data manifest without its list of files."""
     from groundup.lineage import lineage
 
-    if isinstance(loaded.recipe, TableRecipe):
-        from groundup.data.table import prepare as table_step
-
-        step: Any = table_step
-    else:
-        from groundup.data import prepare as text_step
-
-        step = text_step
+    step = _prepare_step(loaded)
     write_atomically(run.path / "lineage.json", json.dumps(lineage(loaded), indent=1))
     files = step.find_files(loaded)
     inputs = step.inputs(loaded, files)
@@ -94,7 +112,7 @@ def train(
     intact = bool(checkpoints_of(loaded.recipe, run).complete())
 
     def work() -> dict[str, Any]:
-        if processes.world == 1:
+        if processes.world == 1 and not processes.elastic:
             return train_step.train(loaded.recipe, run, allow=allow, began=began)
         return launch.train(loaded.recipe, run, processes, allow=allow, began=began)
 

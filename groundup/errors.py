@@ -42,3 +42,7 @@ class RecipeError(UserError):
 
 class Interrupted(Exception):
     """The user or the system asked the run to stop; what it had is saved."""
+
+
+class Superseded(Exception):
+    """Another start of the same run has taken over; this one must not write."""

@@ -15,6 +15,7 @@ import difflib
 import fcntl
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ from groundup.recipe.load import LoadedRecipe
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """The file is the old one or the whole new one, whatever happens."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Nodes that share the folder may have the same process id.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     data = content.encode() if isinstance(content, str) else content
     with temporary.open("wb") as file:
         file.write(data)
@@ -154,11 +156,12 @@ class RunDir:
         return record
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for writing. The system releases it when the process ends, however it ends."""
-        with (self.path / "lock").open("w") as file:
+    def lock(self, *, shared: bool = False) -> Iterator[None]:
+        """Hold the folder for writing, alone or with others that share it. The system releases it when the process
+        ends, however it ends."""
+        with (self.path / "lock").open("a+") as file:  # on NFS one has to be able to write, the other to read
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(
                     "another process is working in this run folder",
@@ -170,8 +173,9 @@ class RunDir:
     def busy(self) -> bool:
         """Whether a process holds the lock."""
         try:
-            with (self.path / "lock").open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            path = self.path / "lock"
+            with path.open("r+" if os.access(path, os.W_OK) else "r") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
         except OSError:

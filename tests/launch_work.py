@@ -81,6 +81,34 @@ def hang(arguments: dict[str, Any]) -> None:
     distributed.all_reduce(torch.zeros(1))  # hang
 
 
+def advance(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Progress, then a failure, until there were so many."""
+    distributed.barrier()
+    attempts = Path(arguments["folder"], "progress")
+    number = int(attempts.read_text()) + 1 if attempts.exists() else 1
+    distributed.barrier()
+    if distributed.get_rank() == 0:
+        attempts.write_text(str(number))
+        if number <= arguments["failures"]:
+            raise ValueError("so far and no further")
+    distributed.barrier()
+    return {"attempts": number}
+
+
+def hang_once(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The first time rank 1 sleeps where the others reduce."""
+    from groundup.heartbeat import beat
+
+    distributed.all_reduce(torch.zeros(1))
+    beat()
+    marker = Path(arguments["marker"])
+    if distributed.get_rank() == 1 and not marker.exists():
+        marker.touch()
+        time.sleep(500)
+    distributed.all_reduce(torch.zeros(1))
+    return {"rank": distributed.get_rank()}
+
+
 def main() -> None:
     """Launch the work that the JSON in the first argument describes, and end as the command line would."""
     from groundup.command import fail
@@ -88,7 +116,11 @@ def main() -> None:
     from groundup.launch.processes import Processes
 
     told = json.loads(sys.argv[1])
-    job = Job(f"tests.launch_work:{told['work']}", told.get("arguments", {}), Path(told["logs"]), **told.get("job", {}))
+    options = told.get("job", {})
+    if "progress" in told:
+        progress = Path(told["progress"])
+        options["progress"] = lambda: progress.read_text() if progress.exists() else ""
+    job = Job(f"tests.launch_work:{told['work']}", told.get("arguments", {}), Path(told["logs"]), **options)
     with clean_stdout() as out:
         try:
             print(json.dumps(launch(job, Processes(**told["processes"]), told.get("run_id", ""))), file=out)

@@ -10,45 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import groundup, groundup_json
-
-
-@contextmanager
-def launched(work: str, folder: Path, local: int = 2, **told: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process that launches `tests.launch_work:WORK` on `local` workers, in a process group of its own."""
-    document = {"work": work, "logs": str(folder / "logs"), "processes": {"local": local}, **told}
-    command = [sys.executable, "-m", "tests.launch_work", json.dumps(document)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
-    """Exit code, the one JSON document on standard output, and standard error."""
-    out, err = process.communicate(timeout=150)
-    return process.returncode, json.loads(out), err
-
-
-def until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 150
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in found.read_text().split()] if found.exists() else []
+from tests.launched import children, ended, launched, meeting_place, until
 
 
 def test_the_result_is_rank_0s_and_output_goes_where_it_should(tmp_path: Path) -> None:
@@ -95,7 +63,9 @@ def test_debug_shows_the_ranks_own_traceback(tmp_path: Path) -> None:
     assert err.count('raise ValueError("no such axis")') == 1
 
 
-@pytest.mark.parametrize(("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
+@pytest.mark.parametrize(
+    ("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGUSR1, os.kill), (signal.SIGINT, os.killpg)]
+)
 def test_a_signal_lets_every_rank_save_once(
     number: signal.Signals, send: Callable[[int, int], None], tmp_path: Path
 ) -> None:
@@ -168,12 +138,8 @@ def test_a_hang_is_told_rank_by_rank(tmp_path: Path) -> None:
 
 @pytest.fixture
 def rendezvous() -> Iterator[str]:
-    """The address of `groundup rendezvous`."""
-    command = [sys.executable, "-m", "groundup", "rendezvous", "--port", "0", "--host", "127.0.0.1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        yield process.stderr.readline().split()[2].removesuffix(";")
-        process.terminate()
+    with meeting_place() as address:
+        yield address
 
 
 def test_a_node_never_hears_the_answer_of_an_earlier_run(rendezvous: str) -> None:

@@ -9,9 +9,9 @@ import traceback
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from groundup.errors import EXIT_FAULT, EXIT_USER, Interrupted, RecipeError, UserError
+from groundup.errors import EXIT_FAULT, EXIT_USER, Interrupted, RecipeError, Superseded, UserError
 
-Kind = Literal["result", "interrupted", "user", "fault", "hang", "death", "lost"]
+Kind = Literal["result", "interrupted", "user", "superseded", "fault", "hang", "death", "lost"]
 
 
 class RankFailed(Exception):
@@ -40,6 +40,11 @@ class Report:
     def exit_code(self) -> int:
         return {"result": 0, "interrupted": 0, "user": EXIT_USER}.get(self.kind, EXIT_FAULT)
 
+    @property
+    def passing(self) -> bool:
+        """Whether the same work may succeed when it is started again."""
+        return self.kind in ("fault", "hang", "death", "lost")
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -48,6 +53,8 @@ class Report:
         error: Exception
         if self.kind == "interrupted":
             return Interrupted(self.what)
+        if self.kind == "superseded":
+            return Superseded(self.what)
         if self.kind == "user":
             problems = [UserError(**problem) for problem in self.value]
             error = problems[0] if len(problems) == 1 else RecipeError(problems)
@@ -67,6 +74,8 @@ def report_of(error: BaseException, rank: int, log: str) -> Report:
     report.traceback = "".join(traceback.format_exception(error))
     if isinstance(error, Interrupted):
         report.kind, report.what = "interrupted", str(error)
+    elif isinstance(error, Superseded):
+        report.kind, report.what = "superseded", str(error)
     elif isinstance(error, UserError):
         report.kind = "user"
         report.value = [p.as_dict() for p in (error.problems if isinstance(error, RecipeError) else [error])]

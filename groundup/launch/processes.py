@@ -13,16 +13,24 @@ from groundup.recipe.problem import Problem
 
 @dataclass(frozen=True)
 class Processes:
-    """The training processes as one node sees them. `local`: processes on each node; `rendezvous`: HOST:PORT or ""."""
+    """The training processes as one node sees them. `local`: processes on each node; `rendezvous`: HOST:PORT or "".
+
+    `least`: of an elastic run the fewest nodes that train, and `nodes` the most; None: always all of them.
+    """
 
     local: int = 1
     nodes: int = 1
     node_rank: int = 0
     rendezvous: str = ""
+    least: int | None = None
 
     @property
     def world(self) -> int:
         return self.local * self.nodes
+
+    @property
+    def elastic(self) -> bool:
+        return self.least is not None
 
 
 SINGLE_PROCESS = Processes()
@@ -37,18 +45,29 @@ def endpoint(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def processes(loaded: LoadedRecipe, local: int | None, nodes: int, node_rank: int, rendezvous: str) -> Processes:
-    """The processes of a run. `local` None: the product of the layout's given degrees, spread over the nodes.
+def processes(
+    loaded: LoadedRecipe,
+    local: int | None,
+    nodes: int,
+    node_rank: int | None,
+    rendezvous: str,
+    least: int | None = None,
+) -> Processes:
+    """The processes of a run. `local` None: the product of the layout's given degrees, spread over the nodes; in an
+    elastic run 1.
 
     Raises UserError where the layout doesn't fit them, or where nodes can't find each other.
     """
-    if nodes > 1 and not rendezvous:
+    if (nodes > 1 or least is not None) and not rendezvous:
         raise UserError(
             f"{nodes} nodes need a place to meet",
             where="--rendezvous",
             expected="HOST:PORT, the same on every node",
             advice="`groundup rendezvous --port 29400` on any host makes one",
         )
+    if least is not None:
+        return _elastic(loaded, local or 1, least, nodes, node_rank, rendezvous)
+    node_rank = node_rank or 0
     if node_rank >= nodes:
         raise UserError(
             f"there is no node {node_rank} among {nodes}", where="--node-rank", expected=f"0 to {nodes - 1}"
@@ -67,6 +86,30 @@ def processes(loaded: LoadedRecipe, local: int | None, nodes: int, node_rank: in
         local = max(1, world // nodes)
     layout_of(loaded, local * nodes)
     return Processes(local, nodes, node_rank, rendezvous)
+
+
+def _elastic(
+    loaded: LoadedRecipe, local: int, least: int, most: int, node_rank: int | None, rendezvous: str
+) -> Processes:
+    """The processes of an elastic run, whose layout must be possible on every number of nodes."""
+    if node_rank is not None:
+        raise UserError(
+            "nodes that come and go have no numbers",
+            where="--node-rank",
+            advice="Leave it out, or give --nodes as one number",
+        )
+    endpoint(rendezvous)
+    for nodes in range(least, most + 1):
+        try:
+            layout_of(loaded, local * nodes)
+        except UserError as error:
+            raise UserError(
+                f"the layout must be possible on every number of nodes from {least} to {most}, and is not on {nodes}: "
+                f"{error}",
+                where="--nodes",
+                advice='Leave parallel.replicate or parallel.shard at "auto": only copies and shards come and go',
+            ) from None
+    return Processes(local, most, 0, rendezvous, least)
 
 
 def layout_of(loaded: LoadedRecipe, world: int) -> Layout:

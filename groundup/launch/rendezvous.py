@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import struct
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 REACH_SECONDS = 900.0  # how long a node waits for the rendezvous to come up
+SILENCE_SECONDS = 20  # how long the host of the rendezvous may be silent; below the time after which a node is lost
 _SIOCGIFADDR = 0x8915  # of Linux: the IPv4 address of an interface
 
 
@@ -70,7 +72,32 @@ def connect(host: str, port: int, patience: float = REACH_SECONDS) -> TCPStore:
                 say(f"waiting for the rendezvous at {host}:{port}")
                 said = True
             time.sleep(0.3)
-    return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=60))
+    store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=60))
+    end_when_silent(port)
+    return store
+
+
+def end_when_silent(port: int) -> None:
+    """Have this process's connections to that port break once the other host is silent for SILENCE_SECONDS.
+
+    A store's client waits for its answer without end, and so would a node whose link is cut.
+    """
+    if sys.platform != "linux":
+        return
+    for number in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(number)) as connection:
+                if connection.type != socket.SOCK_STREAM or connection.getpeername()[1:2] != (port,):
+                    continue
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SECONDS // 4)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_SECONDS // 4)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SILENCE_SECONDS)
+        except OSError:  # closed meanwhile, or not connected
+            continue
 
 
 def _family(host: str, port: int) -> socket.AddressFamily:

@@ -20,10 +20,11 @@ from typing import Any, NoReturn
 from groundup import heartbeat
 from groundup.errors import EXIT_INTERRUPTED, Interrupted
 from groundup.launch.failure import Report, report_of
+from groundup.train.signals import REGROUP, STOPS
 
 # What the agent sends in place of the signals it gets. The signals themselves may reach a worker too, from a terminal
 # or a scheduler, and the second would have it leave without saving; so they are blocked, and only these count.
-STOP_SIGNALS = {signal.SIGINT: signal.SIGRTMIN + 5, signal.SIGTERM: signal.SIGRTMIN + 6}
+STOP_SIGNALS = {number: signal.SIGRTMIN + 5 + place for place, number in enumerate((*STOPS, REGROUP))}
 
 _PR_SET_PDEATHSIG = 1
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from groundup import heartbeat
 from groundup.console import Bar, size, span
-from groundup.errors import UserError
+from groundup.errors import Superseded, UserError
 from groundup.tasks.task import Task
 from groundup.train.metrics import Metrics
 from groundup.train.saver import Saved, Saver, as_user_error, reason
@@ -140,7 +140,7 @@ class Save:
             self.bar.write(f"step {saved.step}: checkpoint {place}")
             return
         why = reason(saved.error)
-        if isinstance(why, UserError) or not isinstance(why, Exception):
+        if isinstance(why, UserError | Superseded) or not isinstance(why, Exception):
             raise why
         if state.saved == saved.step:
             state.saved = None

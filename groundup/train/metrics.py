@@ -93,15 +93,19 @@ def build_trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> l
 
 
 class Metrics:
-    """Writes each record to the file at once, so that a killed run keeps all it had."""
+    """Writes each record to the file at once, so that a killed run keeps all it had. `check` is called before, and what
+    it raises keeps a process from writing that has no right to any more."""
 
-    def __init__(self, path: Path, trackers: list[Tracker]) -> None:
+    def __init__(self, path: Path, trackers: list[Tracker], check: Callable[[], None] | None = None) -> None:
+        self.check = check
         self.file = path.open("a", encoding="utf-8")
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             self.file.write("\n")  # a kill tore the last line
         self.trackers = trackers
 
     def write(self, kind: str, step: int, **values: Any) -> None:
+        if self.check is not None:
+            self.check()
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         self.file.write(json.dumps({"kind": kind, "step": step, **clean}, ensure_ascii=False) + "\n")
         self.file.flush()

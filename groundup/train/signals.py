@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave. A second one leaves at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1: finish the step, save, leave. A second one leaves at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Self
 
 from groundup.console import alert
 from groundup.errors import EXIT_INTERRUPTED
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slurm jobs like to ask for
+REGROUP = signal.SIGUSR2  # of an agent to its workers: nodes come or go, so that the workers start anew
 
 
 class StopRequest:
@@ -29,11 +32,11 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             os._exit(EXIT_INTERRUPTED)
-        self.asked = signal.Signals(number).name
+        self.asked = "a change of nodes" if number == REGROUP else signal.Signals(number).name
         alert(f"\n{self.asked}: finishing this step and saving; once more leaves at once")
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (*STOPS, REGROUP):
             self.old[number] = signal.signal(number, self._handle)
         return self
 

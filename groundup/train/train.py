@@ -28,6 +28,7 @@ from groundup.rundir import RunDir, fingerprint
 from groundup.tasks.build import build_task
 from groundup.train.checkpoint import take_up
 from groundup.train.device import peak_memory_mb, set_up
+from groundup.train.fence import Fence
 from groundup.train.hooks import Every, Log, Save
 from groundup.train.loop import Hook, run_loop
 from groundup.train.manifest import checkpoints_of
@@ -104,7 +105,8 @@ def train(
     optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
     state = TrainState(model, optimizers, gradient_scaler(recipe.optim.precision, device))
     state.facts = {"identity": task.identity, "layout": layout.degrees}
-    checkpoints = checkpoints_of(recipe, run)
+    checkpoints, fence = checkpoints_of(recipe, run), Fence(run.path / "fence")
+    model.agree(fence.take)
     found = take_up(checkpoints)
     if found is not None:
         for difference in refuse_another(found[1], task.identity, checkpoints.place(found[0]), allow):
@@ -127,10 +129,11 @@ def train(
     metrics = Metrics(
         run.metrics if model.leads else Path(os.devnull),
         build_trackers(trackers, run.path, recipe.model_dump(mode="json")),
+        check=fence.check if model.leads else None,
     )
     if found is not None:
         metrics.write("resume", state.step, samples_consumed=state.samples)
-    saver = Saver(checkpoints, recipe.checkpoint.keep_last, check=lambda: None)
+    saver = Saver(checkpoints, recipe.checkpoint.keep_last, check=fence.check)
     limit = recipe.train.time_limit
     deadline = None if limit is None else (began or time.time()) + limit.seconds
     pulse = heartbeat.shown(run.heartbeat if model.leads else None)
