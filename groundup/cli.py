@@ -318,33 +318,40 @@ def checkpoint() -> None:
     """List, verify or prune a run's checkpoints."""
 
 
+def _inventory(target: Target, verify: bool) -> tuple[list[dict[str, Any]], str]:
+    from groundup.train.inventory import inventory, table
+    from groundup.train.manifest import checkpoints_of
+
+    run = target.existing_run()
+    entries = inventory(checkpoints_of(target.load().recipe, run), verify=verify)
+    return entries, table(entries)
+
+
 @verb(checkpoint, "list")
 def checkpoint_list(target: Target) -> Result:
     """Every checkpoint, whole or not."""
-    from groundup.train import inventory
-
-    entries = inventory.inventory(inventory.of_run(target.existing_run()), verify=False)
-    return {"checkpoints": entries}, inventory.table(entries)
+    entries, text = _inventory(target, verify=False)
+    return {"checkpoints": entries}, text
 
 
 @verb(checkpoint, "verify")
 def checkpoint_verify(target: Target) -> Result:
     """The same, with every file read; exit 1 if one is damaged."""
-    from groundup.train import inventory
-
-    entries = inventory.inventory(inventory.of_run(target.existing_run()), verify=True)
-    passed = all(entry["verified"] for entry in entries if entry["complete"])
-    return {"checkpoints": entries, "passed": passed}, inventory.table(entries)
+    entries, text = _inventory(target, verify=True)
+    return {"checkpoints": entries, "passed": all(e["verified"] for e in entries if e["complete"])}, text
 
 
 @verb(checkpoint, "prune")
 def checkpoint_prune(target: Target) -> Result:
-    """Drop what the recipe does not keep."""
-    from groundup.train import inventory
+    """Drop what the recipe does not keep, and what is damaged."""
+    from groundup.train.inventory import prune, table
+    from groundup.train.manifest import checkpoints_of
 
-    found = inventory.prune(target.existing_run())
-    say(f"dropped {len(found['dropped'])}, removed {len(found['left_over'])} left over from crashes")
-    return found, inventory.table(found["checkpoints"])
+    run, recipe = target.existing_run(), target.load().recipe
+    with run.lock():
+        found = prune(checkpoints_of(recipe, run), recipe.checkpoint.keep_last)
+    say(f"dropped {len(found['dropped'])}, removed {len(found['left_over'])} damaged or left over from crashes")
+    return found, table(found["checkpoints"])
 
 
 @verb(cli, "parity")

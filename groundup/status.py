@@ -9,9 +9,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from groundup.recipe.load import load
 from groundup.rundir import RunDir, read_json
-from groundup.train.inventory import of_run
-from groundup.train.manifest import CheckpointDamaged, Manifest
+from groundup.train.manifest import CheckpointDamaged, Manifest, checkpoints_of
 
 # A job is stuck that gives no sign of life for so many of its usual steps, and at least so many seconds. It is slow
 # where it does, but the step it is in takes so many times the usual.
@@ -35,7 +35,7 @@ def _manifests(run: RunDir) -> list[Manifest]:
     """Of the complete checkpoints, oldest first."""
     if not run.recipe_file.exists():
         return []
-    checkpoints, found = of_run(run), []
+    checkpoints, found = checkpoints_of(load(run.recipe_file).recipe, run), []
     for step in checkpoints.complete():
         with suppress(CheckpointDamaged):
             found.append(checkpoints.manifest(step))

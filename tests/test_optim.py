@@ -202,7 +202,7 @@ def test_clipping_is_torchs() -> None:
         parameter.grad = torch.randn_like(parameter) * 3
     ours = [p.grad.clone() for p in parameters if p.grad is not None]
     module = torch.nn.ParameterList(parameters)
-    norm = ParallelModel([module]).gradient_norm()
+    norm = ParallelModel([module]).gradient_norm(torch.zeros(()))
     clip_(ours, norm, 1.5)
     reference = torch.nn.utils.clip_grad_norm_(parameters, 1.5)
     torch.testing.assert_close(norm, reference)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 
 from groundup.data.documents import ParquetRows
@@ -149,6 +150,29 @@ class TokenSource:
             elif count > 0:
                 start -= len(tokens)
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
+
+
+class DocumentIndex:
+    """Which documents a source's tokens are of, from the index files beside its shards."""
+
+    def __init__(self, source: TokenSource) -> None:
+        ids, starts, ends, before = [], [], [], 0
+        for tokens in source.maps:
+            path = Path(str(tokens.filename)).with_suffix(".parquet") if isinstance(tokens, np.memmap) else None
+            if path is not None and path.exists():
+                table = pq.read_table(path, columns=["id", "start", "tokens"])
+                start = table["start"].to_numpy() + before
+                ids += table["id"].to_pylist()
+                starts.append(start)
+                ends.append(start + table["tokens"].to_numpy())
+            before += len(tokens)
+        empty = np.empty(0, np.int64)
+        self.ids, self.starts, self.ends = ids, np.concatenate([empty, *starts]), np.concatenate([empty, *ends])
+
+    def between(self, first: int, end: int) -> list[str]:
+        """Ids of the documents that tokens [first, end) are of; none where no index is there."""
+        start, stop = np.searchsorted(self.ends, first, "right"), np.searchsorted(self.starts, end, "left")
+        return self.ids[start:stop]
 
 
 def open_sources(folder: Path, manifest: dict[str, Any], split: str) -> list[TokenSource]:

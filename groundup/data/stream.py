@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from groundup.data.batch import Batch
 from groundup.data.permutation import permute
-from groundup.data.shards import TokenSource
+from groundup.data.shards import DocumentIndex, TokenSource
 
 _SLOTS = 4096
 
@@ -95,6 +95,27 @@ class TokenStream:
         """Samples [start, stop) of the shuffled stream."""
         source, window = self.locate(np.arange(start, stop, dtype=np.int64))
         return self._batch(zip(source.tolist(), window.tolist(), strict=True), stop - start)
+
+    def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Of each of samples [start, stop): source, window, tokens [first, end) in the source, ids of its documents."""
+        source, window = self.locate(np.arange(start, stop, dtype=np.int64))
+        indexes: dict[int, DocumentIndex] = {}
+        found = []
+        for sample, s, w in zip(range(start, stop), source.tolist(), window.tolist(), strict=True):
+            if s not in indexes:
+                indexes[s] = DocumentIndex(self.sources[s])
+            first = w * self.length
+            end = min(first + self.length + 1, self.sources[s].tokens)
+            found.append(
+                {
+                    "sample": sample,
+                    "source": self.sources[s].name,
+                    "window": w,
+                    "tokens": [first, end],
+                    "documents": indexes[s].between(first, end),
+                }
+            )
+        return found
 
     def in_order(self, start: int, stop: int) -> Batch:
         """Windows [start, stop) in the order of the text, for evaluation."""

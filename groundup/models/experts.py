@@ -66,11 +66,13 @@ class Router(nn.Module):
         return weight_BLk, chosen_BLk, auxiliary
 
     @torch.no_grad()
-    def update_bias(self, sum_over_tokens: Callable[[Tensor], Tensor]) -> None:
-        """Once per optimizer step: raise the bias of experts that got less than the mean load, lower the others'."""
+    def update_bias(self, sum_over_tokens: Callable[[Tensor], Tensor], skip: Tensor | None = None) -> None:
+        """Once per optimizer step: raise the bias of experts that got less than the mean load, lower the others'.
+        Where `skip` is 1 the biases stay, and only the counts are cleared."""
         if self.experts.balance == "bias":
             sum_over_tokens(self.load_E)
-            self.bias_E += self.experts.bias_update_rate * torch.sign(self.load_E.mean() - self.load_E)
+            bias_E = self.bias_E + self.experts.bias_update_rate * torch.sign(self.load_E.mean() - self.load_E)
+            self.bias_E.copy_(bias_E if skip is None else torch.where(skip > 0, self.bias_E, bias_E))
         self.load_E.zero_()
 
 

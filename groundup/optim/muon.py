@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 # Quintic iteration x <- a x + b x^3 + c x^5 on the singular values; coefficients from Jordan et al.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -46,7 +47,10 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonal steps, decoupled weight decay. Parameters are matrices or stacks of matrices.
 
     Orthogonal steps need whole matrices: where parameters are cut over ranks, each gathers them and does the same work.
+    Where `found_inf` is set to 1 a step changes nothing, as with torch's fused optimizers.
     """
+
+    _step_supports_amp_scaling = True  # so torch's GradScaler sets found_inf rather than wait for the device
 
     def __init__(
         self, params: Iterable[Any], lr: float, momentum: float, weight_decay: float, whole: Whole = WHOLE
@@ -58,6 +62,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step from the gradients that are there."""
         assert closure is None
+        skip: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -66,9 +71,17 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 buffer: Tensor = state["momentum_buffer"]
-                buffer.lerp_(parameter.grad, 1.0 - group["momentum"])
-                direction = self.whole.gather(parameter, parameter.grad.lerp(buffer, group["momentum"]))
+                moved = buffer.lerp(parameter.grad, 1.0 - group["momentum"])
+                direction = self.whole.gather(parameter, parameter.grad.lerp(moved, group["momentum"]))
                 update = self.whole.mine(parameter, orthogonalise(direction))
                 scale = 0.2 * max(direction.shape[-2:]) ** 0.5
-                parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * scale)
+                stepped = parameter.mul(1.0 - group["lr"] * group["weight_decay"])
+                stepped.add_(update, alpha=-group["lr"] * scale)
+                _replace(buffer, moved, skip)
+                _replace(parameter, stepped, skip)
+
+
+def _replace(old: Tensor, new: Tensor, skip: Tensor | None) -> None:
+    """In place, but for where `skip` is 1; selected, since a product with 0 would keep a NaN."""
+    old, new = (x.to_local() if isinstance(x, DTensor) else x for x in (old, new))
+    old.copy_(new if skip is None else torch.where(skip > 0, old, new))

@@ -72,6 +72,29 @@ def set_lr(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
             group["lr"] = lr
 
 
+def step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, skip: Tensor | None) -> None:
+    """One step; none where `skip` is 1 (fp32 scalar on the device), which nobody waits for."""
+    if isinstance(optimizer, torch.optim.SGD) and not optimizer.state:
+        _make_momentum(optimizer)
+    if skip is not None and not scaler.is_enabled():
+        optimizer.found_inf = skip  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
+        return
+    if skip is not None:
+        for flag in scaler._found_inf_per_device(optimizer).values():
+            torch.maximum(flag, skip, out=flag)
+    scaler.step(optimizer)
+
+
+def _make_momentum(optimizer: torch.optim.SGD) -> None:
+    """Of zeros, from which a first step comes to the same. torch leaves it undefined where the first step is skipped
+    (torch/optim/sgd.py, `_fused_sgd`)."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def state_tensors(parameter: nn.Parameter, optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
     """The optimizers' state of a parameter by its own name."""
     for optimizer in optimizers:

@@ -35,6 +35,19 @@ def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScale
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
+def update_scale(scaler: torch.amp.GradScaler, skip: Tensor | None) -> None:
+    """After a step; where `skip` is 1 the scale stays what it was before."""
+    if skip is None or not scaler.is_enabled():
+        scaler.update()
+        return
+    assert scaler._scale is not None
+    assert scaler._growth_tracker is not None
+    before = [(tensor, tensor.clone()) for tensor in (scaler._scale, scaler._growth_tracker)]
+    scaler.update()
+    for tensor, old in before:
+        tensor.copy_(torch.where(skip > 0, old, tensor))
+
+
 def share_found_infinite(
     scaler: torch.amp.GradScaler, optimizers: list[torch.optim.Optimizer], largest: Callable[[Tensor], Tensor]
 ) -> None:

@@ -102,8 +102,9 @@ class ParallelModel:
     def reshard(self) -> None:
         """Give back what forward passes without a backward one have gathered, so that the parameters are the shards."""
         for root in self.roots:
-            if isinstance(root, FSDPModule):
-                root.reshard()
+            for module in root.modules():  # resharding one leaves those within it
+                if isinstance(module, FSDPModule):
+                    module.reshard()
 
     def parameter_count(self) -> int:
         """Of the whole model."""
@@ -275,8 +276,12 @@ class ParallelModel:
             _sum_flat([named["embedding.weight"].grad], self.mesh.group_of(self.tied_ranks))
 
     @torch.no_grad()
-    def gradient_norm(self) -> Tensor:
-        """Euclidean norm of the whole model's gradient, an fp32 scalar: squares of every element once."""
+    def gradient_norm(self, loss: Tensor) -> Tensor:
+        """Euclidean norm of the whole model's gradient, an fp32 scalar: squares of every element once.
+
+        `loss` (fp32 scalar) becomes in place the first rank's, or what is not finite on another, in the same
+        collective: so that all ranks have both to the same bit.
+        """
         named = [(n, p) for n, p in self.named_parameters() if p.grad is not None]
         norms = torch._foreach_norm([local(p.grad) for _, p in named if p.grad is not None])
         norm_P = torch.stack([norm.float() for norm in norms])
@@ -286,8 +291,10 @@ class ParallelModel:
         if self._copies_P is None:
             self._copies_P = torch.tensor([float(self.copies(n, p)) for n, p in named], device=norm_P.device)
         total = (norm_P.square() / self._copies_P).sum()
-        dist.all_reduce(total)
-        return total.sqrt()
+        both = torch.stack((total, loss if self.leads else torch.where(loss.isfinite(), 0.0, loss)))
+        dist.all_reduce(both)
+        loss.copy_(both[1])
+        return both[0].sqrt()
 
 
 def _sum_flat(tensors: list[Tensor | None], group: dist.ProcessGroup) -> None:

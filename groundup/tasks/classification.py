@@ -107,8 +107,15 @@ class Classification:
         loss = (loss_B * batch.weights_B).sum()
         return loss, loss.detach()
 
-    def after_step(self, model: Perceptron, sum_over_tokens: Callable[[Tensor], Tensor]) -> None:
+    def after_step(
+        self, model: Perceptron, sum_over_tokens: Callable[[Tensor], Tensor], skip: Tensor | None = None
+    ) -> None:
         pass
+
+    def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Of each sample its row in the source."""
+        rows = self.train.split.source_rows[self.train.locate(start, stop)].tolist()
+        return [{"sample": start + number, "row": row} for number, row in enumerate(rows)]
 
     def cross_entropy(self, model: Perceptron, output: Tensor, batch: Rows) -> Tensor:
         """Summed over the weighted rows."""

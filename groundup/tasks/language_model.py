@@ -110,11 +110,17 @@ class LanguageModel:
         )
         return loss if output.auxiliary is None else loss + output.auxiliary, loss.detach()
 
-    def after_step(self, model: Decoder, sum_over_tokens: Callable[[Tensor], Tensor]) -> None:
+    def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Of each sample its source, window, tokens [first, end) in the source, and the ids of its documents."""
+        return self.train.documents(start, stop)
+
+    def after_step(
+        self, model: Decoder, sum_over_tokens: Callable[[Tensor], Tensor], skip: Tensor | None = None
+    ) -> None:
         """What the model does once per optimizer step: balance its experts."""
         for module in model.modules():
             if isinstance(module, Router):
-                module.update_bias(sum_over_tokens)
+                module.update_bias(sum_over_tokens, skip)
 
     @property
     def validation_bytes_per_token(self) -> float:

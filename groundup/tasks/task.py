@@ -50,8 +50,12 @@ class Task(Protocol):
         """(what is minimised, what is displayed) of the model's output, fp32 scalars, both sums over what counts in the
         batch."""
 
-    def after_step(self, model: Any, sum_over_tokens: Callable[[Tensor], Tensor]) -> None:
-        """What the model does once per optimizer step. `sum_over_tokens` sums in place over ranks with other tokens."""
+    def after_step(self, model: Any, sum_over_tokens: Callable[[Tensor], Tensor], skip: Tensor | None = None) -> None:
+        """What the model does once per optimizer step. `sum_over_tokens` sums in place over ranks with other tokens.
+        Where `skip` is 1 (fp32 scalar on the device) it must change nothing that a checkpoint holds."""
+
+    def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Where samples [start, stop) of the training stream come from, one entry per sample."""
 
     def cross_entropy(self, model: Any, output: Any, batch: Any) -> Tensor:
         """Of the model's output, summed over what counts in the batch: what quality is measured by."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -14,10 +13,6 @@ from groundup.train.metrics import Metrics
 from groundup.train.saver import Saved, Saver, as_user_error, reason
 from groundup.train.state import TrainState
 from groundup.train.step import StepResult
-
-
-class LossNotFinite(Exception):
-    """The loss became NaN or infinite."""
 
 
 class Log:
@@ -33,7 +28,7 @@ class Log:
 
     def begin(self, state: TrainState) -> None:
         """Start the clock."""
-        self.mark, self.samples = time.perf_counter(), state.samples
+        self.mark, self.excluded, self.samples = time.perf_counter(), 0.0, state.samples
 
     def exclude(self, seconds: float) -> None:
         self.excluded += seconds
@@ -44,8 +39,11 @@ class Log:
         rates = sorted(self.rates[1:] or self.rates)
         return rates[len(rates) // 2] if rates else 0.0
 
-    def after_step(self, state: TrainState, result: StepResult) -> None:
-        if state.step % self.every and state.step != self.total:
+    def due(self, state: TrainState) -> bool:
+        return state.step % self.every == 0 or state.samples >= self.total_samples
+
+    def after_step(self, state: TrainState, result: StepResult | None) -> None:
+        if result is None:
             return
         loss, norm = float(result.loss), float(result.grad_norm)
         now = time.perf_counter()
@@ -76,36 +74,38 @@ class Log:
             f"{self.task.unit}/s  {size(flops, 'FLOP/s')} ({flops / self.peak:.0%} of peak)  {span(left)} left"
         )
         self.bar.show(state.step, line)
-        if not math.isfinite(loss):
-            raise LossNotFinite(f"the loss is {loss} at step {state.step}")
 
 
 class Every:
     """Calls `action` every `every` steps and at the end, off the log's clock."""
 
-    def __init__(self, every: int, total: int, log: Log, action: Callable[[TrainState], None]) -> None:
-        self.every, self.total, self.log, self.action = every, total, log, action
+    def __init__(self, every: int, log: Log, action: Callable[[TrainState], None]) -> None:
+        self.every, self.log, self.action = every, log, action
 
-    def after_step(self, state: TrainState, result: StepResult) -> None:
-        if state.step % self.every == 0 or state.step == self.total:
-            start = time.perf_counter()
-            self.action(state)
-            heartbeat.beat()
-            self.log.exclude(time.perf_counter() - start)
+    def due(self, state: TrainState) -> bool:
+        return state.step % self.every == 0 or state.samples >= self.log.total_samples
+
+    def after_step(self, state: TrainState, result: StepResult | None) -> None:
+        start = time.perf_counter()
+        self.action(state)
+        heartbeat.beat()
+        self.log.exclude(time.perf_counter() - start)
 
 
 class Save:
-    """An action that saves. As a hook it tells when a save in the background is over. Training goes on without a
+    """An action that saves. `poll` is one that tells when a save in the background is over. Training goes on without a
     checkpoint that could not be written; only the last one must not fail. `keep_every`: steps between checkpoints that
-    are kept for good."""
+    are kept for good; `last`: samples at the end of the run, where nothing is left to do meanwhile."""
 
-    def __init__(self, saver: Saver, metrics: Metrics, bar: Bar, background: bool, keep_every: int | None) -> None:
+    def __init__(
+        self, saver: Saver, metrics: Metrics, bar: Bar, background: bool, keep_every: int | None, last: int
+    ) -> None:
         self.saver, self.metrics, self.bar, self.background = saver, metrics, bar, background
-        self.keep_every = keep_every
+        self.keep_every, self.last = keep_every, last
         self.failure: Exception | None = None  # of the save that failed last
 
     def __call__(self, state: TrainState) -> None:
-        self._save(state, self.background)
+        self._save(state, self.background and state.samples < self.last)
 
     def _save(self, state: TrainState, background: bool) -> None:
         self._tell(self.saver.finish(), state)
@@ -117,8 +117,12 @@ class Save:
             if not background:
                 self._tell(self.saver.finish(), state)
 
-    def after_step(self, state: TrainState, result: StepResult) -> None:
+    def poll(self, state: TrainState) -> None:
         self._tell(self.saver.poll(), state)
+
+    def wait(self, state: TrainState) -> None:
+        """Until nothing is written any more."""
+        self._tell(self.saver.finish(), state)
 
     def finish(self, state: TrainState) -> None:
         """Have the state as it is now in a checkpoint. Raises UserError where the storage does not take it."""

@@ -5,13 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from groundup.console import Bar
-from groundup.recipe.load import load
-from groundup.rundir import RunDir
-from groundup.train.manifest import CheckpointDamaged, Checkpoints, checkpoints_of
-
-
-def of_run(run: RunDir) -> Checkpoints:
-    return checkpoints_of(load(run.recipe_file).recipe, run)
+from groundup.train.manifest import CheckpointDamaged, Checkpoints
 
 
 def inventory(checkpoints: Checkpoints, *, verify: bool) -> list[dict[str, Any]]:
@@ -49,16 +43,17 @@ def _entry(checkpoints: Checkpoints, folder: str, verify: bool) -> dict[str, Any
     return entry
 
 
-def prune(run: RunDir) -> dict[str, Any]:
-    """Drop what the recipe does not keep, and what crashes left behind; what is left, and what was dropped."""
-    recipe = load(run.recipe_file).recipe
-    checkpoints = checkpoints_of(recipe, run)
-    with run.lock():
-        left_over = checkpoints.clean_up()
-        dropped = checkpoints.prune(recipe.checkpoint.keep_last)
-        damaged = [name for name in checkpoints.storage.names() if name.startswith("damaged-step-")]
-        for name in damaged:
-            checkpoints.storage.remove(name)
+def prune(checkpoints: Checkpoints, keep_last: int) -> dict[str, Any]:
+    """Drop what need not be kept, what is damaged, and what crashes left behind; what is left, and what was dropped.
+    For the holder of the run's lock."""
+    for entry in inventory(checkpoints, verify=True):
+        if entry["complete"] and not entry["verified"]:
+            checkpoints.set_aside(entry["step"])  # or it would count as one of the last
+    left_over = checkpoints.clean_up()
+    damaged = [name for name in checkpoints.storage.names() if name.startswith("damaged-step-")]
+    for name in damaged:
+        checkpoints.storage.remove(name)
+    dropped = checkpoints.prune(keep_last)
     return {
         "checkpoints": inventory(checkpoints, verify=False),
         "dropped": dropped,

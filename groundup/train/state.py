@@ -14,12 +14,13 @@ from groundup.optim.optimizers import state_tensors
 from groundup.parallel.model import ParallelModel
 from groundup.train.blocks import block
 from groundup.train.checkpoint import load, shapes
+from groundup.train.judge import Judge
 from groundup.train.manifest import Checkpoints, Manifest
 
 
 @dataclass
 class TrainState:
-    """`samples`: samples consumed, which is the whole state of the data stream and of the schedule."""
+    """`samples`: samples consumed: with those dropped the whole state of the data stream and of the schedule."""
 
     model: ParallelModel
     optimizers: list[torch.optim.Optimizer]
@@ -31,12 +32,19 @@ class TrainState:
     best: dict[str, Any] | None = None  # step, metric and value of the best validation so far
     saved: int | None = None  # the last step that was saved
     facts: dict[str, Any] = field(default_factory=dict)
+    judge: Judge | None = None  # of bad steps; without one none is
+    dropped: list[tuple[int, int]] = field(default_factory=list)  # samples [start, stop) left out, in order
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, buffers and optimizer state by global name; of each what this rank holds."""
         self.model.reshard()
         found: dict[str, Tensor] = {f"model.{name}": buffer for name, buffer in self.model.named_buffers()}
+        if self.judge is not None:
+            found |= {f"guard.{name}": tensor for name, tensor in self.judge.tensors().items()}
+        known = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
         for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and id(parameter) not in known:
+                raise RuntimeError(f"{name} is not the optimizer's, so a checkpoint would lack its state")
             part = self.model.part(name, parameter)
             found[f"model.{name}"] = block(parameter.data, part)
             for key, value in state_tensors(parameter, self.optimizers):
@@ -51,6 +59,7 @@ class TrainState:
             "last_loss": self.last_loss,
             "scaler": self.scaler.state_dict(),
             "best": self.best,
+            "dropped": self.dropped,
             **self.facts,
         }
 
@@ -65,14 +74,33 @@ class TrainState:
 
     def load(self, checkpoints: Checkpoints, step: int, manifest: Manifest) -> None:
         """Take up a verified checkpoint."""
-        self.make_optimizer_state(shapes(checkpoints, step))
-        load(checkpoints, step, self.tensors())
+        held = shapes(checkpoints, step)
+        self.make_optimizer_state(held)
+        tensors = self.tensors()
+        if self.judge is not None:
+            self.judge.forget()
+            for name in [f"guard.{name}" for name in self.judge.tensors()]:
+                if name not in held or held[name].size != tensors[name].size():
+                    del tensors[name]  # of a run without, or with another window
+        load(checkpoints, step, tensors)
         self.model.renew_copies()
         self.step, self.samples = manifest["step"], manifest["samples_consumed"]
         self.saved = self.step
+        for start, stop in manifest.get("dropped", ()):
+            self.drop(start, stop)  # beside those dropped since, where training goes back
         self.seconds, self.last_loss, self.best = manifest["seconds"], manifest["last_loss"], manifest["best"]
         if self.scaler.is_enabled() and manifest["scaler"]:
             self.scaler.load_state_dict(manifest["scaler"])
+
+    def drop(self, start: int, stop: int) -> None:
+        """Leave samples [start, stop) out, from here on and in every checkpoint."""
+        merged: list[tuple[int, int]] = []
+        for first, end in sorted([*self.dropped, (start, stop)]):
+            if merged and first <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((first, end))
+        self.dropped = merged
 
     def make_optimizer_state(self, held: dict[str, Any]) -> None:
         """Empty tensors for the state that the checkpoint holds: optimizers make theirs at the first step only."""

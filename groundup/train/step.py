@@ -14,8 +14,8 @@ from torch import Tensor
 
 from groundup.data.samples import Samples
 from groundup.optim.gradients import clip_
-from groundup.optim.optimizers import set_lr
-from groundup.optim.precision import autocast, share_found_infinite
+from groundup.optim.optimizers import set_lr, step
+from groundup.optim.precision import autocast, share_found_infinite, update_scale
 from groundup.parallel.model import SAMPLES, local
 from groundup.recipe.portions import microbatches, rows_of_microbatch
 from groundup.recipe.sections import Recipe
@@ -53,7 +53,8 @@ def compute_gradients(
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
     share_found_infinite(state.scaler, state.optimizers, model.largest)
-    return shown, model.gradient_norm()
+    norm = model.gradient_norm(shown)
+    return shown, norm
 
 
 def _one_by_one(
@@ -95,16 +96,19 @@ def _through_pipeline(
     return shown
 
 
-def update(state: TrainState, norm: Tensor, recipe: Recipe, lr: float, task: Task) -> None:
-    """Clip, step every optimizer, and clear the gradients."""
+def update(state: TrainState, norm: Tensor, recipe: Recipe, lr: float, task: Task, skip: Tensor | None = None) -> None:
+    """Clip, step every optimizer, and clear the gradients.
+
+    Where `skip` is 1 (fp32 scalar on the device, the same on all ranks) gradients are cleared and all else stays.
+    """
     if recipe.optim.clip_norm:
         grads = [local(p.grad) for _, p in state.model.named_parameters() if p.grad is not None]
         clip_(grads, norm, recipe.optim.clip_norm)
     set_lr(state.optimizers, lr)
     for optimizer in state.optimizers:
-        state.scaler.step(optimizer)
+        step(optimizer, state.scaler, skip)
         optimizer.zero_grad()
-    state.scaler.update()
+    update_scale(state.scaler, skip)
     state.model.renew_copies()
     for chunk in state.model.chunks:
-        task.after_step(chunk, state.model.sum_over_tokens)
+        task.after_step(chunk, state.model.sum_over_tokens, skip)

@@ -26,13 +26,16 @@ from groundup.recipe.quantities import Duration
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, fingerprint
 from groundup.tasks.build import build_task
-from groundup.train.checkpoint import take_up
+from groundup.train.checkpoint import newest, take_up
 from groundup.train.device import peak_memory_mb, set_up
 from groundup.train.fence import Fence
+from groundup.train.guard import Guard
 from groundup.train.hooks import Every, Log, Save
+from groundup.train.judge import Judge
 from groundup.train.loop import Hook, run_loop
 from groundup.train.manifest import checkpoints_of
 from groundup.train.metrics import Metrics, build_trackers
+from groundup.train.planted import planted
 from groundup.train.saver import Saver
 from groundup.train.signals import StopRequest
 from groundup.train.state import TrainState, refuse_another
@@ -81,7 +84,7 @@ def train(
     to go on from may differ, see refuse_another. `began`: when the command was given, seconds since the epoch.
     """
     device = set_up(recipe.train)
-    task = build_task(recipe, run)
+    task = planted(build_task(recipe, run))
     pace = recipe.pace(task.samples_per_epoch)
 
     def steps(duration: Duration | None, share: float) -> int:
@@ -104,6 +107,7 @@ def train(
     model = build_parallel(task, recipe, layout, device)
     optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
     state = TrainState(model, optimizers, gradient_scaler(recipe.optim.precision, device))
+    state.judge = Judge(recipe.guard.spike, recipe.guard.window, state.scaler.is_enabled(), device)
     state.facts = {"identity": task.identity, "layout": layout.degrees}
     checkpoints, fence = checkpoints_of(recipe, run), Fence(run.path / "fence")
     model.agree(fence.take)
@@ -139,10 +143,8 @@ def train(
     pulse = heartbeat.shown(run.heartbeat if model.leads else None)
     with Bar("train", total, "steps") as bar, StopRequest(deadline) as stop, pulse:
         log = Log(metrics, bar, task, recipe.train.log_every, total, pace.samples(total), peak)
-        keep_every = recipe.checkpoint.keep_every
-        save = Save(
-            saver, metrics, bar, recipe.checkpoint.asynchronous, None if keep_every is None else pace.steps(keep_every)
-        )
+        keep_every = None if recipe.checkpoint.keep_every is None else pace.steps(recipe.checkpoint.keep_every)
+        save = Save(saver, metrics, bar, recipe.checkpoint.asynchronous, keep_every, pace.samples(total))
 
         def validate(state: TrainState) -> None:
             found = task.validate(model, device)
@@ -159,23 +161,36 @@ def train(
                 metrics.write("sample", state.step, **text)
                 bar.write(f"step {state.step}: sample: {(text['prompt'] + text['text'])[:200]!r}")
 
+        def go_back(state: TrainState) -> bool:
+            save.wait(state)
+            found = newest(checkpoints)
+            if found is None:
+                return False
+            seconds = state.seconds
+            state.load(checkpoints, *found)
+            state.seconds = seconds
+            metrics.write("resume", state.step, samples_consumed=state.samples)
+            log.begin(state)
+            return True
+
+        guard = Guard(task, recipe, device, metrics, save.finish, go_back, bar.write)
         hooks: list[Hook] = [
             log,
-            save,
-            Every(steps(recipe.train.validate_every, 0.1), total, log, validate),
-            Every(steps(recipe.checkpoint.every, 0.1), total, log, save),
+            Every(recipe.train.log_every, log, save.poll),
+            Every(steps(recipe.train.validate_every, 0.1), log, validate),
+            Every(steps(recipe.checkpoint.every, 0.1), log, save),
         ]
         # Token by token goes through whole models only, and every rank must choose the same tokens, so in a layout
         # texts are sampled by `evaluate`, from the checkpoint.
         if isinstance(recipe, LanguageRecipe) and layout.world == 1:
-            hooks.append(Every(steps(recipe.train.sample_every, 0.25), total, log, sample))
+            hooks.append(Every(steps(recipe.train.sample_every, 0.25), log, sample))
         log.begin(state)
         try:
-            run_loop(state, task, recipe, schedule, device, pace, total, hooks, stop)
+            run_loop(state, task, recipe, schedule, device, pace, pace.samples(total), hooks, guard, stop)
             save.finish(state)
         finally:
             metrics.close()
-        if state.step < total:
+        if state.samples < pace.samples(total):
             place = checkpoints.place(state.step)
             raise Interrupted(f"stopped by {stop.asked or 'another rank'} at step {state.step}; saved in {place}")
     loss = "" if state.last_loss is None else f", loss {state.last_loss:.4f}"

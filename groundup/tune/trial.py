@@ -18,7 +18,7 @@ from groundup.errors import Interrupted, UserError
 from groundup.recipe.load import LoadedRecipe
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir
-from groundup.train.hooks import LossNotFinite
+from groundup.train.guard import BadStep
 from groundup.train.state import TrainState
 from groundup.train.train import train
 from groundup.tune.space import ImpossibleValues, candidate
@@ -132,7 +132,7 @@ def _attempt(loaded: LoadedRecipe, run: RunDir, number: int, given: dict[str, An
             train(recipe, folder, watch)
     except Pruned as error:
         return Outcome("pruned", watch.best, str(error))
-    except LossNotFinite as error:
+    except BadStep as error:
         return Outcome("pruned", watch.best, f"diverged: {error}")
     except UserError as error:
         return Outcome("pruned", watch.best, str(error))
