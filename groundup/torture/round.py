@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groundup.errors import EXIT_INTERRUPTED, EXIT_USER
+from groundup.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER
 from groundup.recipe.layout import Layout
 from groundup.rundir import RunDir
 from groundup.torture.damage import Damage
@@ -166,8 +166,10 @@ class Round:
         # By the signal itself, where the interpreter was only just being started.
         stopped = inflicting.termed and code in (EXIT_INTERRUPTED, -signal.SIGTERM)
         killed = inflicting.agent_killed() and code == -signal.SIGKILL
-        if code and not stopped and not killed and not full:
-            tail = " | ".join(log.strip().splitlines()[-3:])
+        tail = " | ".join(log.strip().splitlines()[-3:])
+        # A rank was lost while the others saved: that is no orderly stop, and there is no new start after it.
+        lost = inflicting.termed and not inflicting.in_order and code == EXIT_FAULT and "killed by SIGKILL" in tail
+        if code and not stopped and not killed and not full and not lost:
             self.told.problems.append(f"a job ended with exit code {code} ({self._log()}): {tail}")
 
     def _silent(self, step: int, number: int, parts: list[Segment]) -> list[str]:
