@@ -63,6 +63,7 @@ class Inflicting:
             self.done[number] = True
             if act.kind == FULL:
                 self.filled = self._size()
+                self.started()
                 fill(self.run.checkpoints, self.room)
             else:
                 self.came[number] = True
@@ -87,7 +88,7 @@ class Inflicting:
         if self.filled is None:
             return []
         failed = self._since(self.filled).count(b'"checkpoint_failed"')
-        if not failed and not ended:
+        if not failed and not ended and not self._tired():
             return []
         self.filled = None
         empty(self.run.checkpoints)

@@ -90,7 +90,7 @@ class Schedule:
         """For the job after one in the layout `before` (None: the first of a round). `faithful`: the layout never
         changes. `mounted`: the disk can be filled."""
         layout = before or self.layouts[0]
-        if not faithful and before is not None and self.dice.random() < 0.7:
+        if not faithful and before is not None and self.dice.random() < 0.85:
             layout = self._another(before)
         at_rest = self.at_rest.draw() if before is not None else None
         acts: list[Act] = []
