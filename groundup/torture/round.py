@@ -27,9 +27,11 @@ _MOST_JOBS = 60  # in a round: with so many it gets nowhere
 
 @dataclass
 class Told:
-    """What a round came to. `starts`: of its ranks, in order; `faults`: the kinds, as they came."""
+    """What a round came to. `finished`: whether it came to its last step; `starts`: of its ranks, in order; `faults`:
+    the kinds, as they came."""
 
     run: RunDir
+    finished: bool = False
     starts: list[Start] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -72,7 +74,8 @@ class Round:
             layout = plan.layout
             code = self._job(plan)
             self.jobs += 1
-            if code == 0:
+            self.told.finished = code == 0
+            if self.told.finished:
                 break
             if self.jobs == _MOST_JOBS:
                 self.told.problems.append(f"not at its end after {_MOST_JOBS} jobs")

@@ -166,7 +166,7 @@ def _round(
         room = reference.bytes // 2 if mounted else 0
         told = Round(subject, run, schedule, over, tell, room=room, faithful=number % 3 == 0).drive()
         verdict = _verdict(told, reference)
-        if not told.problems:
+        if told.finished:
             _weights(told, reference, tally, verdict)
         if verdict.problems and mounted:
             shutil.copytree(run.checkpoints, folder / "checkpoints-kept")
@@ -185,9 +185,10 @@ def _round(
 
 def _verdict(told: Told, reference: Reference) -> Verdict:
     parts = told.segments()
-    if told.problems or not parts:
-        return Verdict(problems=told.problems or ["nothing was trained"])
+    if not told.finished:
+        return Verdict(problems=told.problems)
     verdict = compare(parts, reference.steps, reference.layout)
+    verdict.problems += told.problems
     longest = max(step.stop - step.start for step in reference.steps)
     verdict.problems += check_samples(parts, reference.digest, longest)
     return verdict
