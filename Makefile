@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN_DIR ?= runs/quickstart
 TABLE_RUN_DIR ?= runs/digits
 
-.PHONY: quickstart quickstart-table test test-slow lint docs parity clean
+.PHONY: quickstart quickstart-table test test-slow lint docs parity torture clean
 
 quickstart: .venv/installed
 	$(BIN)/groundup run examples/quickstart.toml --run-dir $(RUN_DIR)
@@ -29,6 +29,10 @@ docs: .venv/installed
 # Every layout against one process, about a quarter of an hour; writes docs/parity.md.
 parity: .venv/installed
 	$(BIN)/groundup parity examples/tiny.toml --processes 4 --page docs/parity.md
+
+# A training through at least 200 faults, about three quarters of an hour; writes its table into docs/reliability.md.
+torture: .venv/installed
+	$(BIN)/groundup torture examples/tiny.toml --minutes 45 --seed 1 --page docs/reliability.md
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

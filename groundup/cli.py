@@ -373,6 +373,22 @@ def parity(target: Target, quick: bool, processes: int, models: tuple[str, ...],
     return document, table(document["rows"])
 
 
+@verb(cli, "torture")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=10.0, help="How long; default: 10.")
+@click.option("--seed", type=int, default=0, help="Of the schedule of faults; default: 0.")
+@click.option("--keep", type=click.Path(path_type=Path), help="An empty folder for the run folders of a failed round.")
+@click.option("--page", type=click.Path(path_type=Path), help="Write the table of faults into docs/reliability.md.")
+def torture(target: Target, minutes: float, seed: int, keep: Path | None, page: Path | None) -> Result:
+    """Train through faults at random moments; lose nothing."""
+    from groundup.torture.page import table, write_page
+    from groundup.torture.run import torture as run_torture
+
+    document = run_torture(target.path, target.settings, minutes, seed, keep)
+    if page is not None:
+        write_page(page, document)
+    return document, table(document)
+
+
 def main() -> None:
     """The command line. Exit codes: 0 done, 1 a fault, 2 the user's mistake, 130 interrupted with all saved."""
     cli(prog_name="groundup")

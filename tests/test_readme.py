@@ -67,8 +67,8 @@ def test_every_verb_is_in_the_table() -> None:
     assert words == set(listed)
 
 
-# serve and rendezvous run until they are stopped, parity for minutes; they have tests of their own.
-@pytest.mark.parametrize("verb", [v for v in VERBS if not v.startswith(("serve", "parity", "rendezvous"))])
+# serve and rendezvous run until they are stopped, parity and torture for minutes; they have tests of their own.
+@pytest.mark.parametrize("verb", [v for v in VERBS if not v.startswith(("serve", "parity", "torture", "rendezvous"))])
 def test_verbs_run_as_written(
     verb: str, recipe_file: Path, finished_run: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -5,7 +5,6 @@ All processes of a training call these together. A damaged checkpoint is reporte
 
 from __future__ import annotations
 
-import json
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from groundup.train.manifest import (
     Manifest,
     checkpoints_of,
     folder_of,
+    sealed,
 )
 from groundup.train.tensor_files import INDEX, Reader, Writer, read_index
 
@@ -146,7 +146,7 @@ def save(
     def written(files: dict[str, str], length: int) -> None:
         check()
         manifest = {"format": FORMAT, "step": step, "data": data, "bytes": length, **facts, "files": files}
-        checkpoints.storage.commit(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+        checkpoints.storage.commit(f"{folder}/{MANIFEST}", sealed(manifest))
 
     try:
         with _one_process():

@@ -1,8 +1,8 @@
 """The checkpoints of a run: which there are, which are whole, which are kept. Needs no torch.
 
-`step-00000120/manifest.json`, with a checksum per file, makes a checkpoint of the files in `step-00000120/data-NONCE/`:
-it is renamed into place (or put) last, once all else is durable. Anything without it is left over from a crash and
-cleaned up.
+`step-00000120/manifest.json`, with a checksum per file and one of itself, makes a checkpoint of the files in
+`step-00000120/data-NONCE/`: it is renamed into place (or put) last, once all else is durable. Anything without it is
+left over from a crash and cleaned up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from groundup import faults, heartbeat
 from groundup.recipe.sections import Recipe
-from groundup.rundir import RunDir
+from groundup.rundir import RunDir, fingerprint
 from groundup.train.storage import Storage, checksum, open_storage, read
 
 FORMAT = 3
@@ -27,6 +27,11 @@ class CheckpointDamaged(Exception):
 
 def folder_of(step: int) -> str:
     return f"step-{step:08d}"
+
+
+def sealed(manifest: Manifest) -> bytes:
+    """A manifest's file, with a checksum of what it says."""
+    return json.dumps({**manifest, "checksum": fingerprint(manifest)}, indent=1).encode()
 
 
 class Checkpoints:
@@ -55,6 +60,8 @@ class Checkpoints:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             format_ = found.get("format") if isinstance(found, dict) else None
             raise CheckpointDamaged(f"its format is {format_}, this version reads {FORMAT}")
+        if found.pop("checksum", None) != fingerprint(found):
+            raise CheckpointDamaged("its manifest does not have the checksum in it")
         return found
 
     def data(self, step: int) -> str:

@@ -46,14 +46,19 @@ def _spoilt(batch: Any, rows: Iterable[int]) -> Any:
     return replace(batch, **{name: weights})
 
 
-def _note(folder: Path, start: int, stop: int, batch: Any) -> None:
-    """One line: the samples, and a hash of their inputs and labels."""
+def digest(batch: Any) -> str:
+    """Hash of a batch's inputs and labels."""
     inputs, labels = (
         (batch.tokens_BL, batch.labels_BL) if isinstance(batch, Batch) else (batch.features_BF, batch.labels_B)
     )
-    digest = xxhash.xxh3_64()
+    found = xxhash.xxh3_64()
     for tensor in (inputs, labels):
-        digest.update(tensor.contiguous().numpy().tobytes())
-    line = json.dumps({"start": start, "stop": stop, "xxh3": digest.hexdigest()})
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _note(folder: Path, start: int, stop: int, batch: Any) -> None:
+    """One line: the samples, and their hash."""
+    line = json.dumps({"start": start, "stop": stop, "xxh3": digest(batch)})
     with (folder / f"fetched-{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
         file.write(line + "\n")

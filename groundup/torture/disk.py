@@ -1,0 +1,43 @@
+"""A disk that gets full for real: a small file system in memory, where this process may mount one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BALLAST = "ballast"
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[bool]:
+    """`folder` on a file system of `size` bytes; False where none can be mounted or the size is 0: a usual folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not size:
+        yield False
+        return
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "groundup-torture", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
+
+
+def fill(folder: Path, room: int) -> None:
+    """Leave only `room` bytes free."""
+    free = os.statvfs(folder)
+    length = free.f_bavail * free.f_frsize - room
+    if length > 0:
+        with (folder / BALLAST).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, length)
+
+
+def empty(folder: Path) -> None:
+    (folder / BALLAST).unlink(missing_ok=True)
