@@ -61,8 +61,8 @@ class Tally:
 
 
 def torture(recipe: Path, given: tuple[str, ...], minutes: float, seed: int, keep: Path | None) -> dict[str, Any]:
-    """Torture trainings of the recipe for so many minutes, once there is an undisturbed one, and to the end of the round
-    that is then under way.
+    """Torture trainings of the recipe for so many minutes, after an undisturbed one, and to the end of the round that
+    is then under way.
 
     `given`: settings of the recipe, as of --set. `keep`: where run folders are kept; None: a temporary folder, which
     stays where something is wrong. Raises UserError where the recipe's training can't be tortured, and Failed.
