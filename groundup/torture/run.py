@@ -61,7 +61,8 @@ class Tally:
 
 
 def torture(recipe: Path, given: tuple[str, ...], minutes: float, seed: int, keep: Path | None) -> dict[str, Any]:
-    """Torture a training of the recipe for so many minutes, and to the end of the round that is then under way.
+    """Torture trainings of the recipe for so many minutes, after an undisturbed one, and to the end of the round that
+    is then under way.
 
     `given`: settings of the recipe, as of --set. `keep`: where run folders are kept; None: a temporary folder, which
     stays where something is wrong. Raises UserError where the recipe's training can't be tortured, and Failed.
@@ -90,11 +91,11 @@ def torture(recipe: Path, given: tuple[str, ...], minutes: float, seed: int, kee
 def _rounds(
     recipe: Path, given: tuple[str, ...], seconds: float, seed: int, folder: Path, tally: Tally, bar: Bar
 ) -> None:
-    began = time.monotonic()
     subject = _prepare(recipe, given, seed, folder / "base")
     bar.write(f"an undisturbed training in {subject.layouts[0].name}, for reference")
     reference = _reference(subject, folder / "reference")
     schedule = Schedule(seed, subject.layouts)
+    began = time.monotonic()
 
     def over() -> bool:
         return time.monotonic() - began > seconds
