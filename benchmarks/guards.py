@@ -1,11 +1,11 @@
 """What judging steps costs: seconds per step with and without, in turn within one run of each layout.
 
-A part of the decoder of training_speed.toml in fp32 with small batches, and the perceptron of examples/digits.toml,
-whose steps take about a millisecond, on made-up samples. Steps with the judge and without take turns on one model, in
-random order within each pair, so both sides are under the same load. As in a run on a CPU, the host reads each
-verdict. One process, then two; of those also what a collective costs that makes one number equal over ranks, and one
-of two numbers: loss and norm ride on the collective that the norm needs anyway. Prints a table, then one JSON object
-on the last line.
+Two layers of the decoder of training_speed.toml in fp32 with small batches, and the perceptron of
+examples/digits.toml, whose steps take about two milliseconds, on made-up samples. Steps with the judge and without
+take turns on one model, in random order within each pair, so both sides are under the same load. As in a run on a
+CPU, the host reads each verdict. One process, then two; of those also what a collective costs that makes one number
+equal over ranks, and one of two numbers: loss and norm ride on the collective that the norm needs anyway. One
+thread per process. Prints a table, then one JSON object on the last line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from groundup.train.loop import train_step
 from groundup.train.state import TrainState
 
 HERE = Path(__file__).parent
-DECODER = (str(HERE / "training_speed.toml"), "model.layers=2", "train.batch_tokens=512", "train.micro_batch=1")
+DECODER = (str(HERE / "training_speed.toml"), "model.layers=2", "train.batch_tokens=1024", "train.micro_batch=1")
 PERCEPTRON = (str(HERE.parent / "examples" / "digits.toml"),)
 CPU = torch.device("cpu")
 SPIKE = 6.0

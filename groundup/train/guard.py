@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -82,7 +81,7 @@ class Guard:
         loss, norm = compute_gradients(state, judged.stop, self.task, self.recipe, self.device)
         update(state, norm, self.recipe, 0.0, self.task, torch.ones((), device=self.device))
         values = torch.stack((loss, norm)).tolist()
-        again = replace(judged, loss=values[0], norm=values[1])
+        again = judged._replace(loss=values[0], norm=values[1])
         if not _same(judged, again):
             self.metrics.write(
                 "suspicious",

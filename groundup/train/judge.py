@@ -11,7 +11,7 @@ Shapes: W steps that the medians are over, W1 one more; 2 the loss and the gradi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ _FLOOR = 0.01  # of the median: where the last steps hardly differ, noise is no 
 _NORMAL = 1.4826  # standard deviations of a normal distribution per MAD
 
 
-@dataclass(frozen=True)
-class Judged:
+class Judged(NamedTuple):
     """A step as the host gets to know it: the number of steps before it, samples [start, stop), values, limits
     that make a spike (infinite where none is judged), and `scaled` as in Judge."""
 
@@ -60,12 +59,14 @@ class Judge:
 
     def __init__(self, spike: float | None, window: int, scaled: bool, device: torch.device) -> None:
         self.spike, self.scaled = spike, scaled
+        self._infinite_2 = torch.full((2,), torch.inf, device=device)
         self._window_2W = torch.full((2, window), torch.inf, device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
         self._places_W = torch.arange(window, device=device)
         self._middle_W1 = (torch.arange(window + 1, device=device) - 1).clamp(min=0) // 2  # by the number of values
         self._one = torch.ones((), device=device)
         self.skip = torch.zeros((), device=device)
+        self._known: list[Judged] = []  # by the host already
         self._steps: list[tuple[int, int, int]] = []
         self._values: list[Tensor] = []
 
@@ -83,20 +84,25 @@ class Judge:
     @torch.no_grad()
     def judge(self, loss: Tensor, norm: Tensor, step: int, start: int, stop: int) -> Tensor:
         """1 where the update must be skipped, else 0 (fp32 scalar). The values must be the same on all ranks."""
-        # What is not finite has no difference from itself. Few operations: a small model's step has few too.
-        unlike = loss - loss if self.scaled else (loss - loss) + (norm - norm)
-        skip = torch.where(unlike == 0, self.skip, self._one)
+        if self.spike is None and self.skip.device.type == "cpu":
+            # Reading is free there, and every operation counts beside a small model's step.
+            judged = Judged(step, start, stop, float(loss), float(norm), math.inf, math.inf, self.scaled)
+            self._known.append(judged)
+            self.skip = self._one if judged.bad else self.skip
+            return self.skip
         value_2 = torch.stack((loss, norm))
+        # What is not finite has no difference from itself.
+        unlike = loss - loss if self.scaled else (value_2 - value_2).sum()
+        skip = torch.where(unlike == 0, self.skip, self._one)
         self._steps.append((step, start, stop))
-        if self.spike is None:
-            self._values.append(value_2)
-        else:
+        limit_2 = self._infinite_2
+        if self.spike is not None:
             limit_2, finite_2 = self._limits(self.spike), value_2.isfinite()
             skip = torch.where(((value_2 > limit_2) & finite_2).any(), self._one, skip)
             here_W = (self._places_W == self._count % len(self._places_W)) & finite_2.all() & (skip == 0)
             self._window_2W.copy_(torch.where(here_W, value_2[:, None], self._window_2W))
             self._count += here_W.any()
-            self._values.append(torch.cat((value_2, limit_2)))
+        self._values.append(torch.cat((value_2, limit_2)))
         self.skip = skip
         return skip
 
@@ -112,13 +118,13 @@ class Judge:
     @property
     def pending(self) -> bool:
         """Whether steps have been judged that the host does not know of."""
-        return bool(self._steps)
+        return bool(self._known or self._steps)
 
     def read(self) -> list[Judged]:
         """The steps judged since the last reading, in one transfer."""
-        found = []
-        for step, row in zip(self._steps, torch.stack(self._values).tolist(), strict=True):
-            loss, norm, loss_limit, norm_limit = row if len(row) == 4 else (*row, math.inf, math.inf)
+        found, self._known = self._known, []
+        rows = torch.stack(self._values).tolist() if self._values else []
+        for step, (loss, norm, loss_limit, norm_limit) in zip(self._steps, rows, strict=True):
             found.append(Judged(*step, loss, norm, loss_limit, norm_limit, self.scaled))
         self._steps, self._values = [], []
         return found
