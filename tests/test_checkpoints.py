@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 from torch import Tensor
 
+from groundup.errors import UserError
 from groundup.part import Part
 from groundup.train import checkpoint
 from groundup.train.blocks import block
@@ -236,3 +237,12 @@ def test_damage_has_its_own_exception() -> None:
     assert checkpoints.complete() == []
     with pytest.raises(CheckpointDamaged, match="manifest is missing"):
         checkpoints.manifest(1)
+
+
+def test_what_another_version_wrote_is_refused_and_stays(local: Checkpoints) -> None:
+    folder = Path(local.storage.place) / folder_of(5)
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"format": 2, "step": 5}))
+    with pytest.raises(UserError, match="format is 2"):
+        checkpoint.take_up(local)
+    assert local.complete() == [5]

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from groundup import faults, heartbeat
+from groundup.errors import UserError
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, fingerprint
 from groundup.train.storage import Storage, checksum, open_storage, read
@@ -50,17 +51,23 @@ class Checkpoints:
         return [int(name.removeprefix("step-")) for name in folders if MANIFEST in self.storage.names(name)]
 
     def manifest(self, step: int) -> Manifest:
-        """Raises CheckpointDamaged where it is missing or unreadable."""
+        """Raises CheckpointDamaged where it is missing or unreadable, UserError where another version wrote it."""
         try:
             found: Manifest = json.loads(read(self.storage, f"{folder_of(step)}/{MANIFEST}"))
         except FileNotFoundError:
             raise CheckpointDamaged("its manifest is missing") from None
         except (ValueError, OSError) as error:
             raise CheckpointDamaged(f"its manifest can't be read: {error}") from None
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            format_ = found.get("format") if isinstance(found, dict) else None
-            raise CheckpointDamaged(f"its format is {format_}, this version reads {FORMAT}")
-        if found.pop("checksum", None) != fingerprint(found):
+        if not isinstance(found, dict):
+            raise CheckpointDamaged("its manifest is no table")
+        written = found.pop("checksum", None)
+        if found.get("format") != FORMAT and written in (None, fingerprint(found)):
+            raise UserError(
+                f"this checkpoint's format is {found.get('format')}, and this version of groundup reads {FORMAT}",
+                where=self.place(step),
+                advice="Go on with the version that wrote it, or start over with --restart",
+            )
+        if written != fingerprint(found):
             raise CheckpointDamaged("its manifest does not have the checksum in it")
         return found
 
