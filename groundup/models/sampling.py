@@ -138,7 +138,10 @@ def _generate(
     new_ids: list[list[int]] = [[] for _ in lengths]
     running = set(range(rows))
     for step in range(max_new_tokens):
-        ids_B = choose(decoder.logits(x_BD), temperature_B, top_k_B, top_p_B, uniform_BN[:, step])
+        logits_BV = decoder.logits(x_BD)
+        ids_B = choose(logits_BV, temperature_B, top_k_B, top_p_B, uniform_BN[:, step])
+        # A training that diverges must come to its own words for it, and not fail over a sample text.
+        ids_B = ids_B.clamp(max=logits_BV.shape[-1] - 1)
         for row, token in enumerate(ids_B.tolist()):
             if row not in running:
                 continue
