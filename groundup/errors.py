@@ -46,3 +46,7 @@ class Interrupted(Exception):
 
 class Superseded(Exception):
     """Another start of the same run has taken over; this one must not write."""
+
+
+class BadStep(Exception):
+    """A bad step that the recipe's policy does not go past. A new start would come to it again."""

@@ -129,7 +129,14 @@ def pool() -> Iterator[Pool]:
 
 @pytest.mark.parametrize(
     ("kind", "layout"),
-    [("adamw", "shard"), ("muon", "shard"), ("adam", "replicate"), ("adamw", "tensor"), ("experts", "expert")],
+    [
+        ("adamw", "shard"),
+        ("sgd", "shard"),
+        ("muon", "shard"),
+        ("adam", "replicate"),
+        ("adamw", "tensor"),
+        ("experts", "expert"),
+    ],
 )
 def test_a_bad_step_leaves_no_trace_on_any_rank(pool: Pool, kind: str, layout: str) -> None:
     """The NaN is on one rank only."""

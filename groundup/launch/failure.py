@@ -9,9 +9,9 @@ import traceback
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from groundup.errors import EXIT_FAULT, EXIT_USER, Interrupted, RecipeError, Superseded, UserError
+from groundup.errors import EXIT_FAULT, EXIT_USER, BadStep, Interrupted, RecipeError, Superseded, UserError
 
-Kind = Literal["result", "interrupted", "user", "superseded", "fault", "hang", "death", "lost"]
+Kind = Literal["result", "interrupted", "user", "superseded", "fault", "hang", "death", "lost", "bad step"]
 
 
 class RankFailed(Exception):
@@ -55,6 +55,8 @@ class Report:
             return Interrupted(self.what)
         if self.kind == "superseded":
             return Superseded(self.what)
+        if self.kind == "bad step":
+            return BadStep(self.what)
         if self.kind == "user":
             problems = [UserError(**problem) for problem in self.value]
             error = problems[0] if len(problems) == 1 else RecipeError(problems)
@@ -76,6 +78,8 @@ def report_of(error: BaseException, rank: int, log: str) -> Report:
         report.kind, report.what = "interrupted", str(error)
     elif isinstance(error, Superseded):
         report.kind, report.what = "superseded", str(error)
+    elif isinstance(error, BadStep):
+        report.kind, report.what = "bad step", str(error)
     elif isinstance(error, UserError):
         report.kind = "user"
         report.value = [p.as_dict() for p in (error.problems if isinstance(error, RecipeError) else [error])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,6 +37,15 @@ def _groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> l
     ]
 
 
+@cache
+def _let_sgd_have_shards() -> None:
+    """torch 2.13 knows of the fused kernels of Adam that they work shard by shard, and not of SGD's
+    (torch/distributed/tensor/_ops/_pointwise_ops.py)."""
+    from torch.distributed.tensor._ops._pointwise_ops import _register_single_dim_pointwise
+
+    _register_single_dim_pointwise(torch.ops.aten._fused_sgd_.default)
+
+
 def build_optimizers(
     parameters: Iterable[tuple[str, nn.Parameter]], optim: Optim, whole: Whole = WHOLE
 ) -> list[torch.optim.Optimizer]:
@@ -48,6 +58,7 @@ def build_optimizers(
         return kind(groups, lr=optim.lr, betas=(beta1, beta2), eps=optim.eps, fused=True)
 
     if optim.optimizer == "sgd":
+        _let_sgd_have_shards()
         groups = _groups(named, optim.weight_decay)
         return [torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, fused=True)]
     if optim.optimizer == "adam":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from groundup.errors import BadStep
 from groundup.recipe.sections import Recipe
 from groundup.tasks.task import Task
 from groundup.train.judge import Judge, Judged
@@ -19,10 +20,6 @@ from groundup.train.state import TrainState
 from groundup.train.step import compute_gradients, update
 
 _MOST_DOCUMENTS = 64  # in a record
-
-
-class BadStep(Exception):
-    """A bad step that the recipe's policy does not go past."""
 
 
 class Guard:

@@ -14,11 +14,10 @@ import torch
 
 from groundup import course
 from groundup.console import into_file
-from groundup.errors import Interrupted, UserError
+from groundup.errors import BadStep, Interrupted, UserError
 from groundup.recipe.load import LoadedRecipe
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir
-from groundup.train.guard import BadStep
 from groundup.train.state import TrainState
 from groundup.train.train import train
 from groundup.tune.space import ImpossibleValues, candidate
