@@ -56,6 +56,7 @@ def test_a_step_runs_again_when_its_inputs_changed(
     assert [s["name"] for s in again["steps"] if s["status"] == "done"] == runs
 
 
+@pytest.mark.slow
 def test_a_changed_source_file_is_prepared_anew(recipe_file: Path, corpus: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.jsonl"
     shutil.copyfile(corpus, own)
@@ -103,6 +104,7 @@ def test_tokens_are_the_documents(finished_run: tuple[Path, dict[str, Any]]) -> 
         assert tokens[-1] == tokenizer.start_id
 
 
+@pytest.mark.slow
 def test_a_damaged_token_shard_is_noticed(finished_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)

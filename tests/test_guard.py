@@ -243,6 +243,7 @@ def test_a_resume_beside_a_drop_ends_bit_identical(skipped: Path, tmp_path: Path
     assert int(weights(run)["guard.count"]) == 11
 
 
+@pytest.mark.slow
 def test_stop_saves_the_state_before_and_says_what_to_do(run: Path, skipped: Path) -> None:
     stop = ("--set", 'guard.policy="stop"', "--set", "guard.spike=50")
     settings = ("--set", 'checkpoint.every="3 steps"', "--set", "checkpoint.keep_last=9")

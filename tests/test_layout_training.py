@@ -75,6 +75,7 @@ def test_a_run_goes_on_in_another_layout(first: str, second: str, single: Path, 
     assert degrees == ({} if second == "single" else {second: 2})
 
 
+@pytest.mark.slow
 def test_the_textbooks_pipeline_of_two_parts_and_eight_chunks(tmp_path: Path) -> None:
     recipe = Path(__file__).parents[1] / "examples" / "digits.toml"
     runs = {"one": (), "two": ("--nproc", 2, "--set", "parallel.pipeline=2", "--set", "parallel.microbatches=8")}

@@ -55,6 +55,7 @@ def test_a_cut_vocabulary_gives_the_loss_of_the_whole(pool: Pool) -> None:
     assert all(difference < 1e-3 for _, difference in found)
 
 
+@pytest.mark.slow
 def test_bf16_is_the_same_in_layouts(pool: Pool) -> None:
     """Hidden states stay fp32 between layers, sharded or not, so stages agree on what travels."""
     expected = pool.run(1, parallel_work.losses_in_bf16, ())[0]

@@ -129,6 +129,7 @@ def test_sigusr1_saves_and_leaves(nproc: int, recipe_file: Path, tmp_path: Path)
     assert (run / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_the_rank_that_fails_again_and_again_is_told_once(tmp_path: Path) -> None:
     told: dict[str, Any] = {"arguments": {"rank": 1, "how": "fault"}, "job": {"max_restarts": 2}}
     with launched("fail", tmp_path, **told) as process:
@@ -145,6 +146,7 @@ def test_the_rank_that_fails_again_and_again_is_told_once(tmp_path: Path) -> Non
     assert all('raise ValueError("no such axis")' in (tmp_path / "logs" / name).read_text() for name in logs)
 
 
+@pytest.mark.slow
 def test_progress_begins_the_count_anew(tmp_path: Path) -> None:
     """Three failures, each after new progress, with one restart allowed."""
     told: dict[str, Any] = {"arguments": {"folder": str(tmp_path), "failures": 3}, "job": {"max_restarts": 1}}
@@ -162,6 +164,7 @@ def test_a_users_mistake_is_not_tried_again(tmp_path: Path) -> None:
     assert err.splitlines() == ["error: table.csv:3: the table is upside down. Turn it round"]
 
 
+@pytest.mark.slow
 def test_a_job_that_hangs_is_started_anew(tmp_path: Path) -> None:
     told: dict[str, Any] = {
         "arguments": {"marker": str(tmp_path / "hung")},

@@ -203,6 +203,7 @@ def test_compiled_is_eager_in_numbers(recipe_file: Path, tmp_path: Path) -> None
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_accumulation_does_not_change_the_numbers(recipe_file: Path, tmp_path: Path) -> None:
     """The same global batch in one, two and eight micro-batches."""
     curves = []
@@ -214,6 +215,7 @@ def test_accumulation_does_not_change_the_numbers(recipe_file: Path, tmp_path: P
         assert other == pytest.approx(curves[0], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_trackers_get_the_numbers(recipe_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     groundup_json("train", recipe_file, "--run-dir", run, "--set", 'train.trackers=["tensorboard"]')

@@ -9,7 +9,7 @@ from groundup.console import Bar, say
 from groundup.parallel.model import ParallelModel
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.sections import Recipe
-from groundup.rundir import RunDir, fingerprint, write_atomically
+from groundup.rundir import RunDir, fingerprint, load_manifest, write_atomically
 from groundup.tasks.build import build_task
 from groundup.train import checkpoint
 from groundup.train.device import set_up
@@ -19,7 +19,8 @@ from groundup.train.state import refuse_another
 def inputs(recipe: Recipe, run: RunDir) -> str:
     _, _, manifest = checkpoint.chosen(recipe, run)
     sampling = recipe.sampling.model_dump() if isinstance(recipe, LanguageRecipe) else None
-    return fingerprint([manifest["files"], recipe.evaluate.model_dump(), sampling, recipe.optim.precision])
+    data = load_manifest(run)["fingerprint"]
+    return fingerprint([manifest["files"], data, recipe.evaluate.model_dump(), sampling, recipe.optim.precision])
 
 
 def evaluate(recipe: Recipe, run: RunDir) -> dict[str, Any]:
