@@ -20,6 +20,8 @@ from typing import Any
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.toml"
 SETTINGS = (
     'optim.precision="fp32"',
+    'optim.optimizer="adamw"',
+    "optim.lr=0.001",
     "model.hidden_size=768",
     "model.layers=12",
     "model.heads=12",
