@@ -232,7 +232,7 @@ def test_a_run_keeps_its_checkpoints_in_an_object_store(
     assert groundup_json("evaluate", run, **where)["loss"] > 0
 
 
-def test_damage_has_its_own_exception() -> None:
+def test_a_place_that_is_not_there_holds_no_checkpoints() -> None:
     checkpoints = Checkpoints(open_storage("/nonexistent/place"))
     assert checkpoints.complete() == []
     with pytest.raises(CheckpointDamaged, match="manifest is missing"):

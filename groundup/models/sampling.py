@@ -41,7 +41,7 @@ def choose(logits_BV: Tensor, temperature_B: Tensor, top_k_B: Tensor, top_p_B: T
     temperature_B: 0 gives the likeliest token, the first one where several are equal. top_k_B: int64, choose
     among this many; 0 or less: among all. top_p_B: choose among the fewest tokens whose probability, after
     the temperature and within the top k, reaches this. uniform_B: fp64 in [0, 1), where in the distribution
-    to choose (inverse transform sampling). Logits must be finite.
+    to choose (inverse transform sampling). Of logits that are not finite it gives any token.
     """
     greedy_B = temperature_B < _GREEDY_BELOW
     if bool(greedy_B.all()):
@@ -55,7 +55,8 @@ def choose(logits_BV: Tensor, temperature_B: Tensor, top_k_B: Tensor, top_p_B: T
         mass_BV = _keep_likeliest(mass_BV, logits_BV, top_k_B, top_p_B)
     reached_BV = mass_BV.cumsum(-1)
     target_B1 = (uniform_B[:, None] * reached_BV[:, -1:]).long()
-    drawn_B = torch.searchsorted(reached_BV, target_B1, right=True).squeeze(-1)
+    # A training that diverges must come to its own words for it, and not fail over a sample text.
+    drawn_B = torch.searchsorted(reached_BV, target_B1, right=True).squeeze(-1).clamp(max=logits_BV.shape[-1] - 1)
     return torch.where(greedy_B, logits_BV.argmax(-1), drawn_B)
 
 
@@ -138,10 +139,7 @@ def _generate(
     new_ids: list[list[int]] = [[] for _ in lengths]
     running = set(range(rows))
     for step in range(max_new_tokens):
-        logits_BV = decoder.logits(x_BD)
-        ids_B = choose(logits_BV, temperature_B, top_k_B, top_p_B, uniform_BN[:, step])
-        # A training that diverges must come to its own words for it, and not fail over a sample text.
-        ids_B = ids_B.clamp(max=logits_BV.shape[-1] - 1)
+        ids_B = choose(decoder.logits(x_BD), temperature_B, top_k_B, top_p_B, uniform_BN[:, step])
         for row, token in enumerate(ids_B.tolist()):
             if row not in running:
                 continue

@@ -9,12 +9,14 @@ Shapes: t ranks of the group; B batch, L sequence, l = L / t, H heads, K width o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
 
 
 def _gather(x: Tensor, group: ProcessGroup, dim: int) -> Tensor:
@@ -47,6 +49,16 @@ def _all_reduce(x: Tensor, group: ProcessGroup, dim: int) -> Tensor:
 
 def _same(x: Tensor, group: ProcessGroup, dim: int) -> Tensor:
     return x.view_as(x)
+
+
+def agreed(choose: Callable[[], T]) -> T:
+    """What the first of all processes chooses, known to all of them; of a process alone, what it chooses."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return choose()
+    found: list[Any] = [choose() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(found, src=0)
+    chosen: T = found[0]
+    return chosen
 
 
 Collective = Callable[[Tensor, ProcessGroup, int], Tensor]

@@ -18,7 +18,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from groundup import heartbeat
 from groundup.data.samples import Samples
 from groundup.optim.muon import Whole
-from groundup.parallel.collectives import gather_for_all
+from groundup.parallel.collectives import agreed, gather_for_all
 from groundup.parallel.cut import Cuts
 from groundup.parallel.mesh import Mesh
 from groundup.parallel.pipeline import Pipeline
@@ -169,12 +169,7 @@ class ParallelModel:
 
     def agree(self, choose: Callable[[], T]) -> T:
         """What the first rank chooses, known to all."""
-        if self.mesh is None:
-            return choose()
-        found: list[Any] = [choose() if self.leads else None]
-        dist.broadcast_object_list(found, src=0, device=self.mesh.device)
-        chosen: T = found[0]
-        return chosen
+        return choose() if self.mesh is None else agreed(choose)
 
     def sum_(self, tensor: Tensor, *dims: str) -> Tensor:
         """Sum in place over the ranks along the dimensions."""

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_state_dic
 from groundup import heartbeat
 from groundup.console import say
 from groundup.errors import UserError
+from groundup.parallel.collectives import agreed
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir
 from groundup.train.manifest import (
@@ -49,16 +50,6 @@ def _together() -> None:
         dist.barrier()
 
 
-def _of_the_first(look: Callable[[], list[int]]) -> list[int]:
-    """What the first process sees, known to all: listings of a shared folder may differ for a while."""
-    if not many():
-        return look()
-    found: list[Any] = [look() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(found, src=0)
-    steps: list[int] = found[0]
-    return steps
-
-
 @contextmanager
 def _one_process() -> Iterator[None]:
     """Without torch's warning that a single process saves or loads, which is what is meant."""
@@ -86,7 +77,8 @@ def verify(checkpoints: Checkpoints, step: int) -> Manifest:
 
 def newest(checkpoints: Checkpoints) -> tuple[int, Manifest] | None:
     """Step and manifest of the newest checkpoint that verifies; damaged ones are reported and passed over."""
-    for step in reversed(_of_the_first(checkpoints.complete)):
+    # Listings of a shared folder may differ for a while from one process to the next.
+    for step in reversed(agreed(checkpoints.complete)):
         try:
             return step, verify(checkpoints, step)
         except CheckpointDamaged as error:

@@ -128,8 +128,6 @@ class Save:
         """Have the state as it is now in a checkpoint. Raises UserError where the storage does not take it."""
         self._save(state, False)
         if state.saved != state.step:
-            self._save(state, False)
-        if state.saved != state.step:
             assert self.failure is not None
             raise self.failure
 

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from groundup import heartbeat
 from groundup.errors import UserError
+from groundup.parallel.collectives import agreed
 from groundup.train.blocks import Block, block
 from groundup.train.checkpoint import many, save
 from groundup.train.manifest import Checkpoints
@@ -47,7 +48,7 @@ class Saver:
         """Begin to save, once the save before is finished; or do all of it, where not in the background."""
         assert self.running is None
         start = time.perf_counter()
-        nonce = self._nonce()
+        nonce = agreed(lambda: uuid.uuid4().hex[:8])
         if background:
             tensors = self._staged(tensors)
         self.running = running = Saved(step, 0.0)
@@ -75,12 +76,6 @@ class Saver:
         else:
             write()
         running.stall = time.perf_counter() - start
-
-    def _nonce(self) -> str:
-        found = [uuid.uuid4().hex[:8]]
-        if many():
-            dist.broadcast_object_list(found, src=0)
-        return found[0]
 
     def _staged(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Copies in host memory. The buffers are made once."""
