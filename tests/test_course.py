@@ -119,6 +119,7 @@ def test_a_damaged_token_shard_is_noticed(finished_run: tuple[Path, dict[str, An
     assert "missing or cut short" in groundup("train", run, "--set", 'train.duration="13 steps"').stderr
 
 
+@pytest.mark.slow
 def test_two_sources_and_an_own_tokenizer(
     finished_run: tuple[Path, dict[str, Any]], recipe_file: Path, tmp_path: Path
 ) -> None:

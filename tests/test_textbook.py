@@ -228,6 +228,7 @@ def test_gradients_are_unscaled_before_clipping(run: tuple[Path, dict[str, Any]]
     assert moved[1][1] == pytest.approx(moved[0][1], rel=0.02)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_same_command_ends_with_the_same_weights(
     run: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -74,7 +74,7 @@ def start(recipe: Path, run: Path, *settings: str) -> subprocess.Popen[str]:
 LONG = ('train.duration="60 steps"', 'checkpoint.every="5 steps"', 'train.validate_every="30 steps"')
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_same_command_goes_on_and_ends_bit_identical(
     recipe_file: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
