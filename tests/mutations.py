@@ -106,10 +106,10 @@ def _copies_in_norm(patch: Patch) -> None:
     """The norm counts what several ranks hold as often as it is held."""
     norm = ParallelModel.gradient_norm
 
-    def counted_again(self: ParallelModel) -> Tensor:
+    def counted_again(self: ParallelModel, loss: Tensor) -> Tensor:
         with pytest.MonkeyPatch.context() as within:
             within.setattr(ParallelModel, "copies", lambda self, name, parameter: 1)
-            return norm(self)
+            return norm(self, loss)
 
     patch.setattr(ParallelModel, "gradient_norm", counted_again)
 

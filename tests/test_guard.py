@@ -22,7 +22,7 @@ from tests import guard_work
 from tests.conftest import groundup, groundup_json
 from tests.tables import prepare_file
 from tests.test_layout_training import forget_after
-from tests.test_training import losses, weights
+from tests.test_training import losses, same_weights, weights
 
 CPU = torch.device("cpu")
 
@@ -182,11 +182,6 @@ def records(run: Path, kind: str) -> list[dict[str, Any]]:
 def manifest(run: Path, step: int) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "checkpoints" / f"step-{step:08d}" / "manifest.json").read_text())
     return found
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    first, second = weights(one), weights(other)
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")

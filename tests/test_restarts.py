@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
 
 from tests.conftest import groundup_json
 from tests.launched import children, ended, launched, meeting_place, until
+from tests.test_training import same_weights
 
 SETTINGS = ("--set", 'checkpoint.every="10 steps"', "--set", 'train.duration="40 steps"')
 
@@ -61,23 +58,6 @@ def undisturbed(recipe_text: str, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "run"
 
 
-def same_weights(first: Path, second: Path) -> bool:
-    """Whether the last checkpoints hold the same bits: weights, and the optimizer's state."""
-
-    def tensors(run: Path) -> dict[str, torch.Tensor]:
-        reader = FileSystemReader(run / "checkpoints" / "step-00000040")
-        found = {}
-        for name, entry in reader.read_metadata().state_dict_metadata.items():
-            assert isinstance(entry, TensorStorageMetadata)
-            found[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
-        load(dict(found), storage_reader=reader, no_dist=True)
-        return found
-
-    one, two = tensors(first), tensors(second)
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 @pytest.mark.slow
 def test_a_run_whose_rank_is_killed_ends_like_one_that_nothing_happened_to(
     undisturbed: Path, recipe_file: Path, tmp_path: Path
@@ -98,7 +78,6 @@ def test_a_run_whose_rank_is_killed_ends_like_one_that_nothing_happened_to(
     assert same_weights(run, undisturbed)
 
 
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 @pytest.mark.slow
 def test_the_command_goes_on_after_its_agent_was_killed(undisturbed: Path, recipe_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

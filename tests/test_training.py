@@ -38,6 +38,12 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether the newest checkpoints hold the same bits: weights, and the optimizer's state."""
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 def saved(run: Path) -> Checkpoints:
     return Checkpoints(open_storage(run / "checkpoints"))
 

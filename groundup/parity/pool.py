@@ -29,6 +29,7 @@ HANGING = 120.0  # seconds in a collective after which a process gives up
 def _serve(rank: int, port: int, hanging: float, pipe: Connection) -> None:
     """What a process of the pool does: (number, world, work, arguments) in, (result or traceback, good) out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool ends it
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     # A failure is told by its traceback; torch would print the whole schedule of every process before it.
@@ -69,7 +70,6 @@ class Pool:
         self.size, self.hanging = size, hanging
         self._number = 0
         self._workers: list[tuple[Any, Connection]] = []
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         # All imports are made once, in a process whose forks the workers are.
         self._context = multiprocessing.get_context("forkserver")
