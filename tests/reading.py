@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from groundup.data.read import Document, Malformed, read_documents
-from groundup.data.sources import SourceFile
+from groundup.data.read.files import Document, Malformed, read_documents
+from groundup.data.read.sources import SourceFile
 from groundup.errors import UserError
 from groundup.recipe.language import Source
 

@@ -102,7 +102,7 @@ def test_one_document_can_not_be_split(recipe_file: Path, tmp_path: Path) -> Non
 def test_a_disk_without_room_is_noticed_before_shards_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from groundup.data import shards
+    from groundup.data.tokens import shards
     from groundup.errors import UserError
 
     usage = shutil.disk_usage(tmp_path)

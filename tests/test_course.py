@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from groundup.data.tokenizer import Tokenizer
+from groundup.data.tokens.tokenizer import Tokenizer
 from tests.conftest import groundup, groundup_json
 
 STEPS = ["prepare", "train", "evaluate", "export"]

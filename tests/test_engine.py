@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
-from groundup.data.tokenizer import Tokenizer
+from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.deploy.engine import BatchingEngine
 from groundup.deploy.interface import BusyError, ClosedError, Request
 from groundup.deploy.text import Detokenizer, StopStrings

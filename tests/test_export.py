@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from groundup.data.tokenizer import Tokenizer, train_tokenizer
+from groundup.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from groundup.deploy import export
 from groundup.deploy.export import ExportMismatch, write_export
 from groundup.errors import UserError

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from groundup.data import pypi
-from groundup.data.sources import resolve
+from groundup.data.read import pypi
+from groundup.data.read.sources import resolve
 from groundup.errors import UserError
 from groundup.recipe.language import Source
 

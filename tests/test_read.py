@@ -15,8 +15,8 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from groundup.data.read import Document, Malformed, count_bytes, read_documents, split_text
-from groundup.data.sources import SourceFile
+from groundup.data.read.files import Document, Malformed, count_bytes, read_documents, split_text
+from groundup.data.read.sources import SourceFile
 from groundup.recipe.language import Source
 from tests.reading import csv_bytes, documents_of, jsonl, parquet_bytes, refusal, store, texts_of
 

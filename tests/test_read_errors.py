@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from groundup.data.read import Malformed, count_bytes
-from groundup.data.sources import SourceFile
+from groundup.data.read.files import Malformed, count_bytes
+from groundup.data.read.sources import SourceFile
 from groundup.errors import UserError
 from tests.reading import csv_bytes, documents_of, jsonl, parquet_bytes, refusal, store, texts_of
 

@@ -23,7 +23,7 @@ import torch
 import uvicorn
 from tokenizers import Tokenizer as HfTokenizer
 
-from groundup.data.tokenizer import Tokenizer
+from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.deploy.app import create_app
 from groundup.deploy.engine import BatchingEngine
 from groundup.deploy.server import listen, serve

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
-from groundup.data import hub
-from groundup.data.sources import FORMATS, file_format, resolve, source_name
+from groundup.data.read import hub
+from groundup.data.read.sources import FORMATS, file_format, resolve, source_name
 from groundup.errors import UserError
 from groundup.recipe.language import Source
 
@@ -180,7 +180,7 @@ def hub_cache(tmp_path: Path) -> Path:
 def resolve_offline(path: str, hub_cache: Path) -> str:
     """What `resolve` gives in a process of its own, since the library reads its settings once, at import."""
     program = (
-        "import sys; from pathlib import Path; from groundup.data.sources import resolve\n"
+        "import sys; from pathlib import Path; from groundup.data.read.sources import resolve\n"
         "from groundup.errors import UserError; from groundup.recipe.language import Source\n"
         "try: print([f.name for f in resolve(Source(path=sys.argv[1]), Path('.'), Path('.'))])\n"
         "except UserError as error: print(error)"
@@ -228,5 +228,5 @@ def test_a_malformed_address_is_refused(path: str, tmp_path: Path) -> None:
 
 
 def test_resolving_loads_neither_torch_nor_pyarrow() -> None:
-    program = "import sys, groundup.data.sources as s; sys.exit(len({'torch', 'pyarrow'} & set(sys.modules)))"
+    program = "import sys, groundup.data.read.sources as s; sys.exit(len({'torch', 'pyarrow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

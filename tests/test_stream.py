@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.data.permutation import permute
-from groundup.data.shards import TokenSource
-from groundup.data.stream import Mixture, TokenStream
+from groundup.data.batches.permutation import permute
+from groundup.data.batches.stream import Mixture, TokenStream
+from groundup.data.tokens.shards import TokenSource
 
 
 def source(

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from groundup.console import Bar
-from groundup.data.clean import clean
-from groundup.data.read import Document, Malformed, count_bytes, read_documents
-from groundup.data.sources import SourceFile
+from groundup.data.clean.text import clean
+from groundup.data.read.files import Document, Malformed, count_bytes, read_documents
+from groundup.data.read.sources import SourceFile
 from groundup.errors import UserError
 from groundup.recipe.language import Data
 

@@ -12,9 +12,9 @@ from typing import Any
 from groundup import __version__
 from groundup.console import Bar, say, size
 from groundup.data.documents import SPLITS, DocumentPass, Stage, iterate_texts
-from groundup.data.shards import ShardWriter, batches, check_room, token_dtype
-from groundup.data.sources import SourceFile, resolve, source_name
-from groundup.data.tokenizer import Tokenizer, train_tokenizer
+from groundup.data.read.sources import SourceFile, resolve, source_name
+from groundup.data.tokens.shards import ShardWriter, batches, check_room, token_dtype
+from groundup.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from groundup.errors import UserError
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.load import LoadedRecipe

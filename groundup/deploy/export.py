@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundup.data.tokenizer import Tokenizer
+from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.deploy.folder import LINEAGE, ExportMismatch, replacing, sha256, write_json
 from groundup.errors import UserError
 from groundup.models.decoder import Decoder

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from fastapi import FastAPI
 
-from groundup.data.tokenizer import Tokenizer
+from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.deploy.app import create_app
 from groundup.deploy.engine import BatchingEngine
 from groundup.errors import UserError

@@ -27,8 +27,8 @@ import groundup.optim.precision
 import groundup.parallel.build
 import groundup.parallel.decoder
 import groundup.parallel.model
-from groundup.data.batch import Batch
-from groundup.data.samples import Samples
+from groundup.data.batches.batch import Batch
+from groundup.data.batches.samples import Samples
 from groundup.data.table.stream import Rows
 from groundup.models import attention, decoder, perceptron
 from groundup.models.feedforward import FeedForward

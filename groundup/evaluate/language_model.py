@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from groundup.data.stream import TokenStream
+from groundup.data.batches.stream import TokenStream
 from groundup.parallel.model import SAMPLES, ParallelModel
 from groundup.tasks.task import Task
 

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from groundup import heartbeat
-from groundup.data.samples import Samples
+from groundup.data.batches.samples import Samples
 from groundup.optim.muon import Whole
 from groundup.parallel.collectives import agreed, gather_for_all
 from groundup.parallel.cut import Cuts

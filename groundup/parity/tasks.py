@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundup.data.batch import Batch
+from groundup.data.batches.batch import Batch
 from groundup.data.table.stream import Rows
 from groundup.random import fill_normal_, hash_counters, stream_key
 from groundup.recipe.language import LanguageRecipe

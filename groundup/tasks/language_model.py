@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groundup.data.batch import Batch
+from groundup.data.batches.batch import Batch
+from groundup.data.batches.stream import TokenStream
 from groundup.data.prepare import check_length
-from groundup.data.shards import open_sources
-from groundup.data.stream import TokenStream
-from groundup.data.tokenizer import Tokenizer
+from groundup.data.tokens.shards import open_sources
+from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.evaluate.language_model import evaluate_stream
 from groundup.models.decoder import Decoder, Hidden, build_decoder
 from groundup.models.experts import Router

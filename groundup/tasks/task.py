@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from groundup.data.samples import Samples
+from groundup.data.batches.samples import Samples
 from groundup.parallel.model import ParallelModel
 
 

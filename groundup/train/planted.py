@@ -14,7 +14,7 @@ import xxhash
 from torch import Tensor
 
 from groundup import faults
-from groundup.data.batch import Batch
+from groundup.data.batches.batch import Batch
 from groundup.tasks.task import Task
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundup.data.samples import Samples
+from groundup.data.batches.samples import Samples
 from groundup.optim.gradients import clip_
 from groundup.optim.optimizers import set_lr, step
 from groundup.optim.precision import autocast, share_found_infinite, update_scale

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from groundup.data.compression import DAMAGE
-from groundup.data.encoding import check_encoding, decoding_error
-from groundup.data.sources import SourceFile, file_format
+from groundup.data.read.compression import DAMAGE
+from groundup.data.read.encoding import check_encoding, decoding_error
+from groundup.data.read.sources import SourceFile, file_format
 from groundup.data.table.places import numbered_rows
 from groundup.errors import UserError
 from groundup.recipe.table import TableData

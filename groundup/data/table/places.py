@@ -9,7 +9,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from groundup.data.encoding import open_text
+from groundup.data.read.encoding import open_text
 from groundup.errors import UserError
 from groundup.recipe.table import TableData
 

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 
 from groundup import __version__
 from groundup.console import Bar, say, size
-from groundup.data import package
 from groundup.data.documents import Stage
 from groundup.data.prepare import cache_folder
-from groundup.data.shards import checksum
-from groundup.data.sources import SourceFile, file_format, resolve
+from groundup.data.read import package
+from groundup.data.read.sources import SourceFile, file_format, resolve
 from groundup.data.table.clean import CleanPass
 from groundup.data.table.encode import encode_parts
 from groundup.data.table.kinds import first_types, profile
@@ -33,6 +32,7 @@ from groundup.data.table.layout import read_layout
 from groundup.data.table.learn import Learnt, learn
 from groundup.data.table.read import KindChanged
 from groundup.data.table.split import PARTS, Split, split_rows
+from groundup.data.tokens.shards import checksum
 from groundup.errors import UserError
 from groundup.recipe.language import Source
 from groundup.recipe.load import LoadedRecipe

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from groundup.data.compression import DAMAGE, open_stream
-from groundup.data.encoding import decoding_error, is_utf8
+from groundup.data.read.compression import DAMAGE, open_stream
+from groundup.data.read.encoding import decoding_error, is_utf8
 from groundup.data.table.layout import Layout, TableFile
 from groundup.data.table.places import check_quotes, place_of_row, ragged
 from groundup.errors import UserError

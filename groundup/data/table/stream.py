@@ -14,7 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from groundup.data.permutation import permute
+from groundup.data.batches.permutation import permute
 from groundup.errors import UserError
 
 _CHUNK = 1 << 14  # places that are permuted at once

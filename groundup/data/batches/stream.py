@@ -15,9 +15,9 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
-from groundup.data.batch import Batch
-from groundup.data.permutation import permute
-from groundup.data.shards import DocumentIndex, TokenSource
+from groundup.data.batches.batch import Batch
+from groundup.data.batches.permutation import permute
+from groundup.data.tokens.shards import DocumentIndex, TokenSource
 
 _SLOTS = 4096
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from groundup.data.compression import DAMAGE
-from groundup.data.encoding import check_encoding, decoding_error, open_text
-from groundup.data.formats import csv_texts, jsonl_texts, parquet_texts
-from groundup.data.malformed import Malformed
-from groundup.data.sources import READABLE, SourceFile, file_format
+from groundup.data.read.compression import DAMAGE
+from groundup.data.read.encoding import check_encoding, decoding_error, open_text
+from groundup.data.read.formats import csv_texts, jsonl_texts, parquet_texts
+from groundup.data.read.malformed import Malformed
+from groundup.data.read.sources import READABLE, SourceFile, file_format
 from groundup.errors import UserError
 from groundup.recipe.language import Source
 

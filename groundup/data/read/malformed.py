@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import orjson
 
-from groundup.data.sources import SourceFile
+from groundup.data.read.sources import SourceFile
 from groundup.errors import UserError
 
 KEPT_MESSAGES = 20

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-from groundup.data.compression import open_stream
+from groundup.data.read.compression import open_stream
 from groundup.errors import UserError
 
 _CHUNK = 1 << 20

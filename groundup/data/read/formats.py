@@ -16,10 +16,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from groundup.data.compression import open_stream
-from groundup.data.encoding import is_utf8, open_text
-from groundup.data.malformed import Malformed
-from groundup.data.sources import SourceFile
+from groundup.data.read.compression import open_stream
+from groundup.data.read.encoding import is_utf8, open_text
+from groundup.data.read.malformed import Malformed
+from groundup.data.read.sources import SourceFile
 from groundup.errors import UserError
 from groundup.recipe.language import Source
 

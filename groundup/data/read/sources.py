@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
-from groundup.data import hub, pypi
+from groundup.data.read import hub, pypi
 from groundup.errors import UserError
 from groundup.recipe.language import Source
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from groundup.data.documents import ParquetRows
-from groundup.data.tokenizer import Tokenizer
+from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.errors import UserError
 
 SHARD_TOKENS = 1 << 28

@@ -1,0 +1,1 @@
+"""The batch stream: what each training sample holds."""
