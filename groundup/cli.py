@@ -109,6 +109,10 @@ def _course(target: Target, *names: str, **training: Any) -> list[Any]:
     if "prepare" not in names:
         target.existing_run()
     loaded, run = target.open()
+    if "train" in names:
+        from groundup.train.manifest import checkpoints_of
+
+        checkpoints_of(loaded.recipe, run)  # a place that nothing here can open is told before any work
     outcomes = []
     with run.lock():
         for name in names:
