@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.data.batches.mixture import Mixture
 from groundup.data.batches.permutation import permute
-from groundup.data.batches.stream import Mixture, TokenStream
+from groundup.data.batches.stream import TokenStream
 from groundup.data.tokens.shards import TokenSource
 
 
@@ -27,6 +28,7 @@ def stream(
     return TokenStream(list(sources), length, seed, start_id, joined)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 700), st.integers(0, 2**64 - 1))
 def test_permutation_hits_every_place_once(n: int, key: int) -> None:
     assert sorted(permute(np.arange(n), n, key).tolist()) == list(range(n))
@@ -40,6 +42,7 @@ def test_permutation_depends_on_the_key_and_is_no_shift() -> None:
     assert len(np.unique(steps)) > 500
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 5))
 def test_an_epoch_is_every_token_once_as_a_label(tokens: int, length: int, seed: int) -> None:
     one = stream(source(tokens + 1, shards=min(3, tokens)), length=length, seed=seed)
@@ -75,9 +78,10 @@ def test_seeking_far_is_instant_and_consistent() -> None:
     assert torch.equal(one.samples(far, far + 4).tokens_BL[2:], one.samples(far + 2, far + 4).tokens_BL)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=5), st.integers(0, 10**9))
 def test_mixture_keeps_proportions_over_any_window(weights: list[float], start: int) -> None:
-    mixture = Mixture(weights)
+    mixture = Mixture.of_weights(weights)
     share = np.array(weights) / sum(weights)
     span = 3 * 4096
     chosen, index = mixture.locate(np.arange(start, start + span))

@@ -9,12 +9,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from groundup import __version__
 from groundup.console import Bar, say, size
 from groundup.data.documents import SPLITS, DocumentPass, Stage, iterate_texts
 from groundup.data.read.sources import SourceFile, resolve, source_name
-from groundup.data.tokens.shards import ShardWriter, batches, check_room, token_dtype
-from groundup.data.tokens.tokenizer import Tokenizer, train_tokenizer
+from groundup.data.tokens.encode import encode_shard
+from groundup.data.tokens.encoder import Encoder
+from groundup.data.tokens.sample import TrainingSample
+from groundup.data.tokens.shards import check_room, token_dtype
+from groundup.data.tokens.tokenizer import Tokenizer
+from groundup.data.tokens.train import train_tokenizer
 from groundup.errors import UserError
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.load import LoadedRecipe
@@ -107,14 +113,17 @@ def _tokenizer(loaded: LoadedRecipe, folder: Path, train_bytes: int) -> Tokenize
         tokenizer = Tokenizer(Path(section.path))
         tokenizer.save(folder / "tokenizer")
     else:
-        with Bar("tokenizer", min(train_bytes, section.max_training_bytes)) as bar:
+        limit = section.max_training_bytes
+        sample = TrainingSample(train_bytes, limit, _recipe(loaded).seed)
+        with Bar("tokenizer", min(train_bytes, limit)) as bar:
 
             def texts() -> Any:
-                for _, text in iterate_texts(folder, "train"):
-                    bar.advance(len(text.encode()), "reading")
-                    yield text
+                for number, (_, text) in enumerate(iterate_texts(folder, "train")):
+                    if sample.rows(number >> 32, number, number + 1)[0]:
+                        bar.advance(len(text.encode()), "reading")
+                        yield text
 
-            tokenizer = train_tokenizer(texts(), section.vocab_size, section.max_training_bytes, folder / "tokenizer")
+            tokenizer = train_tokenizer(texts(), section.vocab_size, limit, folder / "tokenizer", section.split)
     rows = _recipe(loaded).model.vocab_size
     if rows is not None and rows < tokenizer.vocab_size:
         raise UserError(
@@ -127,15 +136,22 @@ def _tokenizer(loaded: LoadedRecipe, folder: Path, train_bytes: int) -> Tokenize
 
 def _write_shards(loaded: LoadedRecipe, folder: Path, tokenizer: Tokenizer, total: int) -> list[dict[str, Any]]:
     (folder / "tokens").mkdir()
+    encoder = Encoder(tokenizer, _recipe(loaded).tokenizer.encoder)
+    if encoder.fallback:
+        say(f"tokens are made by {encoder.reference}, which takes longer: {encoder.fallback}")
     shards: list[dict[str, Any]] = []
     with Bar("tokenize", total) as bar:
         for split in SPLITS:
             for source in range(len(_recipe(loaded).data.sources)):
-                writer = ShardWriter(folder / "tokens", split, source, tokenizer)
-                for names, texts, count in batches(iterate_texts(folder, split, source)):
-                    writer.add(names, texts)
-                    bar.advance(count, split)
-                shards.extend(writer.finish())
+                path = folder / "documents" / f"{split}-{source:03d}.parquet"
+
+                def documents(path: Path = path, split: str = split) -> Any:
+                    for batch in pq.ParquetFile(path).iter_batches(batch_size=512) if path.exists() else ():
+                        yield batch.rename_columns(["id", "file", "offset", "text"])
+                        bar.advance(batch.column("text").nbytes, split)
+
+                entry = encode_shard(documents(), encoder, folder / "tokens", split, source, 0, closes=True)
+                shards += [] if entry is None else [entry]
     return shards
 
 
@@ -162,6 +178,7 @@ def _manifest(
             "bytes": total("bytes", source=n),
             "tokens": total("tokens", source=n),
             "weight": source.weight,
+            "epochs": source.epochs,
         }
         for n, source in enumerate(recipe.data.sources)
     ]

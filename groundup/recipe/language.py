@@ -31,6 +31,9 @@ class Source(Section):
     weight: PositiveFloat | None = Field(
         None, description="share of the training batches, relative to the other sources; default: its token count"
     )
+    epochs: PositiveFloat | None = Field(
+        None, description="how often this source is passed in one epoch of the training; default: once"
+    )
 
 
 class Data(Section):
@@ -50,8 +53,20 @@ class Tokenizer(Section):
 
     path: str | None = Field(None, description="folder with a Hugging Face tokenizer.json; default: train one")
     vocab_size: PositiveInt = Field(4096, ge=264, description="entries of a trained tokenizer, special ones included")
-    max_training_bytes: PositiveInt = Field(
-        2_000_000_000, description="bytes of text the tokenizer is trained on at most"
+    max_training_bytes: int = Field(
+        50_000_000,
+        ge=1,
+        le=2_000_000_000,
+        description="bytes of text the tokenizer is trained on at most: a sample across the training part",
+    )
+    split: str = Field(
+        "gpt4",
+        min_length=1,
+        description="how text is cut before pairs are merged: `gpt2`, `gpt4` (which Llama 3 uses too), `gpt4o`, "
+        "`qwen`, `kimi` (Chinese characters apart from letters), or a regular expression",
+    )
+    encoder: Literal["fastokens", "tokenizers"] = Field(
+        "fastokens", description="what makes the tokens; fastokens is checked against tokenizers, the reference"
     )
 
 
@@ -60,6 +75,11 @@ class LanguageTrain(Train):
 
     batch_tokens: PositiveInt = Field(16_384, description="tokens per optimizer step, over all ranks")
     sequence_length: PositiveInt = Field(256, description="tokens per sample")
+    packing: Literal["concatenate", "best-fit"] = Field(
+        "concatenate",
+        description="training samples are cut from the text as it runs on, or, with `best-fit`, made of whole "
+        "documents wherever they fit (Ding et al. 2024)",
+    )
     validation_tokens: PositiveInt = Field(65_536, description="tokens of a validation on the way, at most")
     sample_every: DurationField | None = Field(
         None, description="distance of samples, in runs of one process; default: a quarter of the run"

