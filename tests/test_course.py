@@ -140,6 +140,20 @@ def test_two_sources_and_an_own_tokenizer(
     assert "train_tokenizer" not in [s["name"] for s in manifest["stages"]]
 
 
+@pytest.mark.slow
+def test_best_fit_packing_and_epochs_of_a_source(corpus: Path, recipe_file: Path, tmp_path: Path) -> None:
+    sources = f'data.sources=[{{path="{corpus}", epochs=2.0}}, {{path="{corpus}", name="again"}}]'
+    settings = (sources, "data.deduplicate=false", 'train.packing="best-fit"', 'train.duration="2 epochs"')
+    words = [word for setting in settings for word in ("--set", setting)]
+    result = groundup_json("train", recipe_file, "--run-dir", tmp_path / "run", *words)
+    data = tmp_path / "run" / "data"
+    packed = sorted(path.name for path in (data / "packed").glob("*.windows"))
+    assert [name[16:] for name in packed] == ["-000-64.windows", "-001-64.windows"]
+    windows = [(data / "packed" / name).stat().st_size // 8 - 1 for name in packed]
+    # A run is of whole steps.
+    assert 0 <= result["samples_consumed"] - 2 * (2 * windows[0] + windows[1]) < 8
+
+
 def test_json_is_alone_on_standard_output_and_progress_is_on_standard_error(recipe_file: Path, tmp_path: Path) -> None:
     done = groundup("train", recipe_file, "--run-dir", tmp_path / "run", "--json")
     result = json.loads(done.stdout)

@@ -102,6 +102,11 @@ def test_a_verdict_on_a_default_that_stands_in_is_not_told(tmp_path: Path) -> No
             "data.sources[1]",
             "all or none",
         ),
+        (
+            '[data]\nsources = [{ path = "a", weight = 1.0 }, { path = "b", weight = 1.0, epochs = 2 }]\n',
+            "data.sources[1].epochs",
+            "either epochs or weights",
+        ),
         ('[data]\nsources = [{ path = "a", name = "x" }, { path = "b", name = "x" }]\n', "data.sources[0].name", "own"),
     ],
 )

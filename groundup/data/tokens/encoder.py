@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -83,3 +85,11 @@ class Encoder:
         rows = [np.array(self.tokenizer.encode(text), np.uint32) for text in texts]
         lengths = np.array([0, *(len(row) for row in rows)], np.int64)
         return np.concatenate([np.empty(0, np.uint32), *rows]), np.cumsum(lengths)
+
+
+@lru_cache(maxsize=1)
+def encoder_of(folder: Path, sha256: str, engine: Engine = "fastokens") -> Encoder:
+    """The encoder of a tokenizer's folder, kept for the next shard: making one of a large vocabulary takes a second."""
+    tokenizer = Tokenizer(folder)
+    assert tokenizer.sha256 == sha256, "the tokenizer was changed while it was used"
+    return Encoder(tokenizer, engine)
