@@ -1,0 +1,179 @@
+"""What the byte kernels share: the buffers of an Arrow array, decoding UTF-8, classes of characters, hashes.
+
+The classes come from the `unicodedata` of the running Python; its version is `UNICODE_VERSION`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from numba import njit
+
+UNICODE_VERSION = unicodedata.unidata_version
+
+# Bits of a character's class. A character with no bit is an extender: a combining mark or a format character.
+SPACE = 1  # what str.isspace takes for white space
+LETTER = 2  # categories L*
+DIGIT = 4  # categories N*
+UPPER = 8  # Lu and Lt
+PUNCTUATION = 16  # P*, S*, control characters and what has no character
+IDEOGRAPH = 32  # Han, Hiragana, Katakana: written without spaces, so a word is taken to be one character
+HANGUL = 64
+TERMINAL = 128  # ends a sentence: Unicode's Sentence_Terminal, fullwidth and small forms included
+WORD = LETTER | DIGIT
+CJK = IDEOGRAPH | HANGUL
+
+REPLACEMENT = 0xFFFD
+_TABLE_SIZE = 0x20000
+_IDEOGRAPHS = (
+    (0x3005, 0x3007),
+    (0x3041, 0x3096),
+    (0x309D, 0x309F),
+    (0x30A1, 0x30FA),
+    (0x30FC, 0x30FF),
+    (0x31F0, 0x31FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFF66, 0xFF9D),
+    (0x1B000, 0x1B16F),
+)
+_HANGUL = (
+    (0x1100, 0x11FF),
+    (0x3131, 0x318E),
+    (0xA960, 0xA97C),
+    (0xAC00, 0xD7FB),
+    (0xFFA0, 0xFFDC),
+)
+# Property Sentence_Terminal (PropList.txt), with U+FF0E and U+FF61, as hexadecimal ranges.
+_TERMINALS = """
+21 2E 3F 589 61D-61F 6D4 700-702 7F9 837 839 83D-83E 964-965 104A-104B 1362 1367-1368 166E 1735-1736 17D4-17D6
+17D9-17DA 1803 1809 1944-1945 1AA8-1AAB 1B5A-1B5B 1B5E-1B5F 1B7D-1B7E 1C3B-1C3C 1C7E-1C7F 203C-203D 2047-2049 2E2E
+2E3C 2E53-2E54 3002 A4FF A60E-A60F A6F3 A6F7 A876-A877 A8CE-A8CF A92F A9C8-A9C9 AA5D-AA5F AAF0-AAF1 ABEB FE52 FE56-FE57
+FF01 FF0E FF1F FF61 10A56-10A57 10F55-10F59 10F86-10F89 11047-11048 110BE-110C1 11141-11143 111C5-111C6 111CD
+111DE-111DF 11238-11239 1123B-1123C 112A9 1144B-1144C 115C2-115C3 115C9-115D7 11641-11642 1173C-1173E 11944 11946
+11A42-11A43 11A9B-11A9C 11C41-11C42 11EF7-11EF8 11F43-11F44 16A6E-16A6F 16AF5 16B37-16B38 16B44 16E98 1BC9F 1DA88
+"""
+
+_HASH_SEED = np.uint64(0xCBF29CE484222325)
+_HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+Bytes = npt.NDArray[np.uint8]
+Offsets = npt.NDArray[np.int64]
+
+
+def buffers(texts: pa.LargeStringArray) -> tuple[Offsets, Bytes]:
+    """(offsets int64 [rows + 1], data uint8) of an array of strings without copying: row i is the UTF-8 bytes
+    `data[offsets[i] : offsets[i + 1]]`. A slice's offsets don't begin at 0. A null is an empty text.
+
+    Raises TypeError for an array that isn't of large strings.
+    """
+    if not pa.types.is_large_string(texts.type):
+        raise TypeError(f"an array of {texts.type}, not of large_string")
+    if texts.null_count:
+        texts = texts.fill_null("")
+    _, ends, data = texts.buffers()
+    if ends is None or not len(texts):
+        return np.zeros(len(texts) + 1, np.int64), np.zeros(0, np.uint8)
+    offsets = np.frombuffer(ends, np.int64, len(texts) + 1, texts.offset * 8)
+    return offsets, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
+
+
+@lru_cache(1)
+def class_table() -> Bytes:
+    """Classes of the code points below 0x20000, uint8 [0x20000]; `class_of` looks up in it."""
+    table = np.array([_class(code) for code in range(_TABLE_SIZE)], np.uint8)
+    for first, last in _IDEOGRAPHS:
+        codes = table[first : last + 1]
+        codes[(codes & WORD) != 0] = LETTER | IDEOGRAPH
+    for first, last in _HANGUL:
+        codes = table[first : last + 1]
+        codes[(codes & LETTER) != 0] |= HANGUL
+    for part in _TERMINALS.split():
+        first, _, last = part.partition("-")
+        table[int(first, 16) : int(last or first, 16) + 1] |= TERMINAL | PUNCTUATION
+    table.flags.writeable = False
+    return table
+
+
+def _class(code: int) -> int:
+    char = chr(code)
+    category = unicodedata.category(char)
+    if char.isspace():
+        return SPACE
+    if category[0] == "L":
+        return LETTER | UPPER if category in ("Lu", "Lt") else LETTER
+    if category[0] == "N":
+        return DIGIT
+    return 0 if category[0] == "M" or category == "Cf" else PUNCTUATION
+
+
+@njit(cache=True, nogil=True, inline="always")
+def class_of(table: Bytes, code: int) -> int:
+    """The class of a code point. Above the table stand ideographs, then variation selectors and tags."""
+    if code < 0x20000:
+        return int(table[code])
+    if code < 0x40000:
+        return 34  # LETTER | IDEOGRAPH
+    return 0 if 0xE0000 <= code < 0xE0200 else 16
+
+
+@njit(cache=True, nogil=True)
+def decode(data: Bytes, at: int, stop: int) -> tuple[int, int]:
+    """(code point, bytes it takes) of the character at byte `at`. What is no UTF-8 is one byte of U+FFFD."""
+    first = int(data[at])
+    if first < 0x80:
+        return first, 1
+    if first < 0xC2 or first > 0xF4:
+        return 0xFFFD, 1
+    size = 2 if first < 0xE0 else (3 if first < 0xF0 else 4)
+    if at + size > stop:
+        return 0xFFFD, 1
+    code = first & (0x7F >> size)
+    for offset in range(1, size):
+        byte = int(data[at + offset])
+        if byte & 0xC0 != 0x80:
+            return 0xFFFD, 1
+        code = (code << 6) | (byte & 0x3F)
+    if (size == 3 and code < 0x800) or (size == 4 and (code < 0x10000 or code > 0x10FFFF)):
+        return 0xFFFD, 1
+    return code, size
+
+
+@njit(cache=True, nogil=True)
+def last_character(data: Bytes, start: int, stop: int) -> tuple[int, int]:
+    """(code point, bytes it takes) of the character that ends before byte `stop`; (U+FFFD, 0) where there is none."""
+    at = stop - 1
+    if at < start:
+        return 0xFFFD, 0
+    while at > start and stop - at < 4 and data[at] & 0xC0 == 0x80:
+        at -= 1
+    code, size = decode(data, at, stop)
+    return (code, size) if at + size == stop else (0xFFFD, 1)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def hash_start() -> np.uint64:
+    """Where a rolling hash begins."""
+    return _HASH_SEED
+
+
+@njit(cache=True, nogil=True, inline="always")
+def hash_step(value: np.uint64, item: np.uint64) -> np.uint64:
+    """The rolling 64-bit hash after one more item (a byte, a code point or another hash)."""
+    return (value ^ item) * _HASH_FACTOR
+
+
+@njit(cache=True, nogil=True, inline="always")
+def mix(value: np.uint64) -> np.uint64:
+    """The finaliser of SplitMix64 (Steele et al. 2014): every bit of the result depends on every bit of the value."""
+    value = (value ^ (value >> _SHIFT_30)) * _MIX_1
+    value = (value ^ (value >> _SHIFT_27)) * _MIX_2
+    return value ^ (value >> _SHIFT_31)

@@ -1,0 +1,1 @@
+"""What is measured of each document, independent of any threshold."""
