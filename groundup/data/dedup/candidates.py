@@ -73,13 +73,17 @@ def groups(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """The documents that share their key with another: members, uint64 [M], by key and number, and where each group
     begins and the last ends, int64 [G + 1]."""
-    order = np.lexsort((documents, keys))
-    keys, documents = keys[order], documents[order]
-    del order
-    same = keys[1:] == keys[:-1]
-    grouped = np.concatenate([[False], same]) | np.concatenate([same, [False]]) if len(keys) else np.empty(0, bool)
-    begins = np.flatnonzero((grouped & ~np.concatenate([[False], same]))[grouped]) if len(keys) else np.empty(0, int)
-    members = documents[grouped]
+    order = np.argsort(keys)
+    ordered = keys[order]
+    same = ordered[1:] == ordered[:-1]
+    del ordered
+    grouped = np.flatnonzero(np.concatenate([[False], same]) | np.concatenate([same, [False]])) if len(keys) else order
+    places = order[grouped]
+    del order, same
+    keys, members = keys[places], documents[places]
+    within = np.lexsort((members, keys))
+    keys, members = keys[within], members[within]
+    begins = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else grouped
     return members, np.append(begins, len(members)).astype(np.int64)
 
 
