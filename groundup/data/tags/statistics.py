@@ -20,7 +20,7 @@ from numba import njit
 from groundup.data.kernels import Bytes, Offsets, buffers, class_table
 from groundup.data.tags import scan as at
 from groundup.data.tags.repetition import Counts, repeated, repeated_ngrams, table_size
-from groundup.data.tags.scan import scan
+from groundup.data.tags.scan import ascii_word_table, scan
 
 # Repetition is looked for in the first tokens and lines of a document only, so that memory is bounded (about 60 MB).
 MEASURED_TOKENS = 1 << 20
@@ -96,27 +96,27 @@ def count(
     longest = int(np.diff(offsets).max(initial=0))
     counts = np.zeros((len(offsets) - 1, at.COUNTS), np.int64)
     repetitions = np.zeros((len(offsets) - 1, _REPETITIONS), np.int64)
-    _count(offsets, data, class_table(), min(longest, tokens), min(longest, lines), counts, repetitions)
+    _count(offsets, data, class_table(), ascii_word_table(), min(longest, tokens), min(longest, lines), counts, repetitions)
     return counts, repetitions
 
 
 @njit(cache=True, nogil=True)
 def _count(
-    offsets: Offsets, data: Bytes, table: Bytes, tokens: int, lines: int, counts: Counts, repetitions: Counts
+    offsets: Offsets, data: Bytes, table: Bytes, ascii_words: Counts, tokens: int, lines: int, counts: Counts, repetitions: Counts
 ) -> None:
     hashes, keys = np.empty(tokens, np.uint64), np.empty(tokens, np.uint64)
     ends, spans = np.empty(tokens + 1, np.int32), np.empty(tokens + 1, np.int32)
     line_hashes, line_sizes = np.empty(lines, np.uint64), np.empty(lines, np.int32)
     paragraph_hashes, paragraph_sizes = np.empty(lines, np.uint64), np.empty(lines, np.int32)
-    slots = np.empty(table_size(max(tokens, lines)), np.int32)
     most = max(tokens, lines)
+    slots, marks = np.empty(table_size(most), np.int32), np.empty(2 * table_size(most), np.uint8)
     places, numbers = np.empty(most, np.int32), np.empty(most, np.int32)
     occurrences, seen = np.empty(most, np.int32), np.empty(most, np.int32)
     for row in range(len(offsets) - 1):
         of, again = counts[row], repetitions[row]
         scan(
-            data, offsets[row], offsets[row + 1], table, of, hashes, ends, spans,
-            line_hashes, line_sizes, paragraph_hashes, paragraph_sizes,
+            data.ctypes.data, offsets[row], offsets[row + 1], len(data), table.ctypes.data, ascii_words.ctypes.data,
+            of, hashes, ends, spans, line_hashes, line_sizes, paragraph_hashes, paragraph_sizes,
         )  # fmt: skip
         again[0], again[1] = repeated(
             line_hashes, line_sizes, of[at.STORED_LINES], slots, numbers, occurrences, seen
@@ -125,7 +125,7 @@ def _count(
             paragraph_hashes, paragraph_sizes, of[at.STORED_PARAGRAPHS], slots, numbers, occurrences, seen
         )
         repeated_ngrams(
-            hashes, ends, spans, of[at.STORED_TOKENS], slots, keys, places, numbers, occurrences, seen,
+            hashes, ends, spans, of[at.STORED_TOKENS], slots, keys, places, numbers, occurrences, seen, marks,
             again[_TOP:_DUPLICATE], again[_DUPLICATE:],
         )  # fmt: skip
 
