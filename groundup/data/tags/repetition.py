@@ -170,9 +170,7 @@ def repeated_ngrams(
 
 
 @njit(cache=True, nogil=True)
-def _most_frequent(
-    n: int, ends: Ints, spans: Ints, left: int, places: Ints, numbers: Ints, occurrences: Ints
-) -> int:
+def _most_frequent(n: int, ends: Ints, spans: Ints, left: int, places: Ints, numbers: Ints, occurrences: Ints) -> int:
     best, times = -1, 1
     for index in range(left):
         if occurrences[numbers[index]] > times:

@@ -126,9 +126,7 @@ def _joins(data: int, at: int, stop: int, table: int, before: int) -> bool:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _scan_word(
-    data: int, at: int, stop: int, table: int, ascii_words: int
-) -> tuple[int, int, int, int, int, int, int]:
+def _scan_word(data: int, at: int, stop: int, table: int, ascii_words: int) -> tuple[int, int, int, int, int, int, int]:
     """(byte behind the word; extra bytes of its characters; its letters, capitals, digits, Hangul; the class of its
     last character). A first character of any class is taken. ascii_words: address of `ascii_word_table()`."""
     start, extra, kind = at, 0, 0
