@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import unicodedata
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 UNICODE_VERSION = unicodedata.unidata_version
 
@@ -60,10 +63,11 @@ FF01 FF0E FF1F FF61 10A56-10A57 10F55-10F59 10F86-10F89 11047-11048 110BE-110C1 
 """
 
 _HASH_SEED = np.uint64(0xCBF29CE484222325)
-_HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-_SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_SHIFT_27, _SHIFT_30, _SHIFT_31, _SHIFT_32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
@@ -115,45 +119,79 @@ def _class(code: int) -> int:
     return 0 if category[0] == "M" or category == "Cf" else PUNCTUATION
 
 
+@intrinsic
+def peek(_context: Any, _address: Any, _at: Any) -> Any:
+    """peek(address, at): the byte at an address in memory plus `at`, as an int64.
+
+    Kernels read text by address (`data.ctypes.data`) because numba counts references to an array that is handed to a
+    function, with atomic operations, which costs more than the reading. The caller keeps the array alive and `at`
+    within it.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.inttoptr(builder.add(args[0], args[1]), ir.IntType(8).as_pointer())
+        return builder.zext(builder.load(place, align=1), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def peek_8(_context: Any, _address: Any, _at: Any) -> Any:
+    """peek_8(address, at): the eight bytes from an address in memory plus `at` on, as a little-endian uint64."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.inttoptr(builder.add(args[0], args[1]), ir.IntType(64).as_pointer())
+        return builder.load(place, align=1)
+
+    return types.uint64(types.int64, types.int64), generate
+
+
 @njit(cache=True, nogil=True, inline="always")
-def class_of(table: Bytes, code: int) -> int:
-    """The class of a code point. Above the table stand ideographs, then variation selectors and tags."""
+def class_of(table: int, code: int) -> int:
+    """The class of a code point; `table` is the address of `class_table()`.
+
+    Above the table stand ideographs, then variation selectors and tags.
+    """
     if code < 0x20000:
-        return int(table[code])
+        return peek(table, code)
     if code < 0x40000:
-        return 34  # LETTER | IDEOGRAPH
-    return 0 if 0xE0000 <= code < 0xE0200 else 16
+        return LETTER | IDEOGRAPH
+    return 0 if 0xE0000 <= code < 0xE0200 else PUNCTUATION
 
 
-@njit(cache=True, nogil=True)
-def decode(data: Bytes, at: int, stop: int) -> tuple[int, int]:
-    """(code point, bytes it takes) of the character at byte `at`. What is no UTF-8 is one byte of U+FFFD."""
-    first = int(data[at])
-    if first < 0x80:
-        return first, 1
-    if first < 0xC2 or first > 0xF4:
-        return 0xFFFD, 1
-    size = 2 if first < 0xE0 else (3 if first < 0xF0 else 4)
-    if at + size > stop:
-        return 0xFFFD, 1
-    code = first & (0x7F >> size)
-    for offset in range(1, size):
-        byte = int(data[at + offset])
-        if byte & 0xC0 != 0x80:
-            return 0xFFFD, 1
-        code = (code << 6) | (byte & 0x3F)
-    if (size == 3 and code < 0x800) or (size == 4 and (code < 0x10000 or code > 0x10FFFF)):
-        return 0xFFFD, 1
+@njit(cache=True, nogil=True, inline="always")
+def decode(data: int, at: int, stop: int) -> tuple[int, int]:
+    """(code point, bytes it takes) of the character at byte `at` of the text at address `data` that ends before
+    `stop`. What is no UTF-8 is one byte of U+FFFD."""
+    code, size = peek(data, at), 1
+    if code >= 0x80:
+        first = code
+        code = 0xFFFD
+        if 0xC2 <= first <= 0xF4:
+            more = 1 if first < 0xE0 else (2 if first < 0xF0 else 3)
+            if at + more < stop:
+                value = first & (0x3F >> more)
+                good = True
+                for offset in range(1, more + 1):
+                    byte = peek(data, at + offset)
+                    good = good and byte & 0xC0 == 0x80
+                    value = value << 6 | byte & 0x3F
+                if more == 2:
+                    good = good and value >= 0x800
+                elif more == 3:
+                    good = good and 0x10000 <= value <= 0x10FFFF
+                if good:
+                    code, size = value, more + 1
     return code, size
 
 
 @njit(cache=True, nogil=True)
-def last_character(data: Bytes, start: int, stop: int) -> tuple[int, int]:
+def last_character(data: int, start: int, stop: int) -> tuple[int, int]:
     """(code point, bytes it takes) of the character that ends before byte `stop`; (U+FFFD, 0) where there is none."""
     at = stop - 1
     if at < start:
         return 0xFFFD, 0
-    while at > start and stop - at < 4 and data[at] & 0xC0 == 0x80:
+    while at > start and stop - at < 4 and peek(data, at) & 0xC0 == 0x80:
         at -= 1
     code, size = decode(data, at, stop)
     return (code, size) if at + size == stop else (0xFFFD, 1)
@@ -167,8 +205,37 @@ def hash_start() -> np.uint64:
 
 @njit(cache=True, nogil=True, inline="always")
 def hash_step(value: np.uint64, item: np.uint64) -> np.uint64:
-    """The rolling 64-bit hash after one more item (a byte, a code point or another hash)."""
-    return (value ^ item) * _HASH_FACTOR
+    """The rolling 64-bit hash after one more item (a byte, eight bytes, a code point or another hash)."""
+    value = (value ^ item) * HASH_FACTOR
+    return value ^ (value >> _SHIFT_32)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def first_bytes(data: int, at: int, stop: int, limit: int) -> np.uint64:
+    """The at most eight bytes from `at` to `stop` as a little-endian number; the text's memory ends at `limit`."""
+    size = min(stop - at, 8)
+    if at + 8 <= limit:
+        value = peek_8(data, at)
+        if size < 8:
+            value &= (_ONE << np.uint64(8 * size)) - _ONE
+    else:
+        value = _ZERO
+        for offset in range(size):
+            value |= np.uint64(peek(data, at + offset)) << np.uint64(8 * offset)
+    return value
+
+
+@njit(cache=True, nogil=True, inline="always")
+def hash_bytes(data: int, start: int, stop: int, limit: int) -> np.uint64:
+    """The 64-bit hash of the bytes from `start` to `stop`; the text's memory ends at `limit`."""
+    value = hash_step(_HASH_SEED, np.uint64(stop - start))
+    at = start
+    while at + 8 <= stop:
+        value = hash_step(value, peek_8(data, at))
+        at += 8
+    if at < stop:
+        value = hash_step(value, first_bytes(data, at, stop, limit))
+    return value
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from groundup.data.kernels import Bytes
+from groundup.data.kernels import Bytes, peek
 
 # Bits of the kinds of phrases. The phrases are those of C4's code (Raffel et al. 2020; tensorflow_datasets, c4_utils).
 LOREM_IPSUM = 1
@@ -47,12 +47,12 @@ _JUMPS, _PADDED, _KINDS = _build()
 
 
 @njit(cache=True, nogil=True)
-def phrases_in(data: Bytes, start: int, stop: int) -> int:
-    """The kinds of all phrases within `data[start:stop]`, as bits; letters A to Z count as a to z."""
+def phrases_in(data: int, start: int, stop: int) -> int:
+    """The kinds of all phrases within bytes `start` to `stop` of the text at address `data`, as bits; letters A to Z count as a to z."""
     found = 0
     last = start + _WINDOW - 1
     while last < stop:
-        jump = int(_JUMPS[(int(data[last - 1]) & 31) << 5 | (int(data[last]) & 31)])
+        jump = int(_JUMPS[(peek(data, last - 1) & 31) << 5 | peek(data, last) & 31])
         if jump == 0:
             found |= _match(data, last - _WINDOW + 1, stop)
             jump = 1
@@ -61,12 +61,12 @@ def phrases_in(data: Bytes, start: int, stop: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _match(data: Bytes, start: int, stop: int) -> int:
+def _match(data: int, start: int, stop: int) -> int:
     found = 0
     for row in range(len(_PADDED)):
         size = 0
         while size < 16 and _PADDED[row, size] != 0 and start + size < stop:
-            byte = int(data[start + size])
+            byte = peek(data, start + size)
             if 65 <= byte <= 90:
                 byte += 32
             if byte != _PADDED[row, size]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from groundup.data.kernels import mix
+from groundup.data.kernels import HASH_FACTOR, Bytes
 
 Hashes = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int32]
@@ -31,6 +31,36 @@ def table_size(items: int) -> int:
     return size
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _bits(size: int) -> int:
+    bits = 0
+    while size > 1:
+        size >>= 1
+        bits += 1
+    return bits
+
+
+@njit(cache=True, nogil=True)
+def sift(keys: Hashes, places: Ints, count: int, marks: Bytes) -> int:
+    """Keep the keys that may occur twice, with their places, in order; returns how many. What is left out occurs once.
+
+    marks: scratch of at least `2 * table_size(count)`. No branch depends on the keys, which is why this comes first.
+    """
+    size = 2 * table_size(count)
+    shift = np.uint64(64 - _bits(size))
+    for slot in range(size):
+        marks[slot] = 0
+    for index in range(count):
+        at = np.int64((keys[index] * HASH_FACTOR) >> shift)
+        marks[at] = marks[at] << 1 | 1
+    kept = 0
+    for index in range(count):
+        key, place = keys[index], places[index]
+        keys[kept], places[kept] = key, place
+        kept += marks[np.int64((key * HASH_FACTOR) >> shift)] >> 1 & 1
+    return kept
+
+
 @njit(cache=True, nogil=True)
 def number(keys: Hashes, count: int, slots: Ints, numbers: Ints, occurrences: Ints) -> int:
     """Give equal keys the same number, in the order of their first occurrence; returns how many differ.
@@ -40,12 +70,13 @@ def number(keys: Hashes, count: int, slots: Ints, numbers: Ints, occurrences: In
     """
     size = table_size(count)
     mask = np.uint64(size - 1)
+    shift = np.uint64(64 - _bits(size))
     for slot in range(size):
         slots[slot] = -1
     distinct = 0
     for index in range(count):
         key = keys[index]
-        at = mix(key) & mask
+        at = (key * HASH_FACTOR) >> shift
         while True:
             first = slots[np.int64(at)]
             if first < 0:
@@ -93,13 +124,14 @@ def repeated_ngrams(
     numbers: Ints,
     occurrences: Ints,
     seen: Ints,
+    marks: Bytes,
     top: Counts,
     duplicate: Counts,
 ) -> None:
     """The characters of repeated n-grams of tokens, into `top` [3] for n = 2..4 and `duplicate` [6] for n = 5..10.
 
     hashes [count] of the tokens; ends [count + 1]: characters of all tokens before each; spans [count + 1]: the same
-    with one more for each token after white space. slots to seen: scratch, slots of `table_size(count)`.
+    with one more for each token after white space. slots to marks: scratch, slots of `table_size(count)`, marks of twice that.
 
     top: occurrences x characters of the most frequent n-gram (the first of equals), white space between its tokens
     counted as one character; 0 where none occurs twice. duplicate: characters, white space left out, of the n-grams
@@ -111,9 +143,10 @@ def repeated_ngrams(
         duplicate[index] = 0
     left = max(count - 1, 0)
     for index in range(left):
-        keys[index] = mix(hashes[index]) + hashes[index + 1]
+        keys[index] = hashes[index] * HASH_FACTOR + hashes[index + 1]
         places[index] = index
     for n in range(SHORTEST_TOP, LONGEST_DUPLICATE + 1):
+        left = sift(keys, places, left, marks)
         if left < 2:
             return
         distinct = number(keys, left, slots, numbers, occurrences)
@@ -137,9 +170,7 @@ def repeated_ngrams(
 
 
 @njit(cache=True, nogil=True)
-def _most_frequent(
-    n: int, ends: Ints, spans: Ints, left: int, places: Ints, numbers: Ints, occurrences: Ints
-) -> int:
+def _most_frequent(n: int, ends: Ints, spans: Ints, left: int, places: Ints, numbers: Ints, occurrences: Ints) -> int:
     best, times = -1, 1
     for index in range(left):
         if occurrences[numbers[index]] > times:

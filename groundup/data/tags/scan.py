@@ -9,25 +9,30 @@ other character is a punctuation mark. Extenders belong to the token before them
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from groundup.data.kernels import (
     DIGIT,
-    HANGUL,
     IDEOGRAPH,
     LETTER,
+    PUNCTUATION,
     SPACE,
     TERMINAL,
     UPPER,
     WORD,
-    Bytes,
     class_of,
+    class_table,
     decode,
+    first_bytes,
+    hash_bytes,
     hash_start,
     hash_step,
     mix,
+    peek,
+    peek_8,
 )
 from groundup.data.tags.c4 import SENTENCE_CLOSERS, keeps_line
 from groundup.data.tags.phrases import JAVASCRIPT, LOREM_IPSUM, POLICY, phrases_in
@@ -71,9 +76,24 @@ COUNTS = 32
 SHORT_LINE = 30  # characters; an ideograph counts as three
 LONG_PIECE = 1000  # characters
 
-# Words of up to four bytes as little-endian numbers.
+# Words of at most eight bytes as little-endian numbers.
 STOP_WORD_LIST = ("the", "be", "to", "of", "and", "that", "have", "with")
-_STOP_WORD_KEYS = np.array([int.from_bytes(w.encode(), "little") for w in STOP_WORD_LIST], np.int64)
+_STOP_WORD_KEYS = np.array([int.from_bytes(w.encode(), "little") for w in STOP_WORD_LIST], np.uint64)
+
+# Counts of letters, capitals and digits of up to this many characters, in three fields of one number.
+_PACKED_MOST = 1 << 20
+_PACKED_BITS = 21
+_PACKED_MASK = (1 << _PACKED_BITS) - 1
+
+
+@lru_cache(1)
+def ascii_word_table() -> Counts:
+    """What a letter or digit of ASCII adds to the packed counts, int64 [256]; 0 for every other byte."""
+    classes = class_table()[:256].astype(np.int64)
+    letters, digits, capitals = (classes >> bit & 1 for bit in (1, 2, 3))
+    packed: Counts = letters | capitals << _PACKED_BITS | digits << 2 * _PACKED_BITS
+    packed[128:] = 0
+    return packed
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -82,7 +102,7 @@ def _is_word(kind: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _next_class(data: Bytes, at: int, stop: int, table: Bytes) -> int:
+def _next_class(data: int, at: int, stop: int, table: int) -> int:
     if at >= stop:
         return SPACE
     code, _ = decode(data, at, stop)
@@ -90,109 +110,93 @@ def _next_class(data: Bytes, at: int, stop: int, table: Bytes) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _stop_word(data: Bytes, start: int, stop: int) -> int:
-    key = 0
-    for at in range(stop - 1, start - 1, -1):
-        key = key << 8 | int(data[at])
-    for index in range(len(_STOP_WORD_KEYS)):
-        if _STOP_WORD_KEYS[index] == key:
-            return 1 << index
-    return 0
-
-
-@njit(cache=True, nogil=True)
-def _joins(byte: int, before: int, after: int) -> bool:
-    """Whether a mark between two characters of these classes belongs to a word."""
+def _joins(data: int, at: int, stop: int, table: int, before: int) -> bool:
+    """Whether the ASCII mark at a byte belongs to the word whose last character, before it, is of this class."""
+    byte = peek(data, at)
+    if byte not in (95, 46, 44, 47, 58):
+        return False
+    after = _next_class(data, at + 1, stop, table)
     if not _is_word(after):
         return False
     if byte == 95:  # _
         return True
     if byte == 46:  # .
         return not (before & LETTER and not before & UPPER and after & UPPER)
-    return byte in (44, 47, 58) and before & DIGIT != 0 and after & DIGIT != 0  # , / :
+    return before & DIGIT != 0 and after & DIGIT != 0  # , / :
 
 
-@njit(cache=True, nogil=True)
-def _scan_word(
-    data: Bytes, at: int, stop: int, table: Bytes, counts: Counts
-) -> tuple[int, int, np.uint64, int, int]:
-    """(byte behind the word, its characters, its hash, the classes of its characters, the last one's class)."""
-    start, extra = at, 0
-    value = hash_start()
-    kinds, kind = 0, 0
-    letters, capitals, digits, cjk = 0, 0, 0, 0
-    first = True
-    while at < stop:
-        byte = int(data[at])
-        if byte < 128:
-            here = int(table[byte])
-            if here & WORD == 0 and not first:
-                if here & SPACE or not _joins(byte, kind, _next_class(data, at + 1, stop, table)):
-                    break
-            value = hash_step(value, np.uint64(byte))
-            at += 1
-        else:
-            code, size = decode(data, at, stop)
-            here = class_of(table, code)
-            if not first and not _is_word(here) and here != 0:
+@njit(cache=True, nogil=True, inline="always")
+def _scan_word(data: int, at: int, stop: int, table: int, ascii_words: int) -> tuple[int, int, int, int, int, int, int]:
+    """(byte behind the word; extra bytes of its characters; its letters, capitals, digits, Hangul; the class of its
+    last character). A first character of any class is taken. ascii_words: address of `ascii_word_table()`."""
+    start, extra, kind = at, 0, 0
+    letters, capitals, digits, hangul = 0, 0, 0, 0
+    while True:
+        packed, run = np.int64(0), at
+        pause = min(stop, at + _PACKED_MOST)
+        while at < pause:
+            entry = np.int64(peek_8(ascii_words, 8 * peek(data, at)))
+            if entry == 0:
                 break
-            value = hash_step(value, np.uint64(code))
-            at += size
-            extra += size - 1
-            cjk += (here & HANGUL) >> 6
-        first = False
-        letters += (here >> 1) & 1
-        digits += (here >> 2) & 1
-        capitals += (here >> 3) & 1
-        kinds |= here
+            packed += entry
+            at += 1
+        if at > run:
+            letters += packed & _PACKED_MASK
+            capitals += packed >> _PACKED_BITS & _PACKED_MASK
+            digits += packed >> 2 * _PACKED_BITS
+            kind = class_of(table, peek(data, at - 1))
+        if at >= stop:
+            break
+        byte = peek(data, at)
+        if byte < 128:
+            if at == pause:
+                continue
+            if at > start and (byte == 32 or not _joins(data, at, stop, table, kind)):
+                break
+            kind = PUNCTUATION
+            at += 1
+            continue
+        code, size = decode(data, at, stop)
+        here = class_of(table, code)
+        if at > start and not _is_word(here) and here != 0:
+            break
+        at += size
+        extra += size - 1
+        letters += here >> 1 & 1
+        digits += here >> 2 & 1
+        capitals += here >> 3 & 1
+        hangul += here >> 6 & 1
         if here != 0:
             kind = here
-    counts[LETTERS] += letters
-    counts[CAPITALS] += capitals
-    counts[DIGITS] += digits
-    counts[CJK_LETTERS] += cjk
-    size = at - start
-    if size <= 4 and size > 1:
-        counts[STOP_WORDS] |= _stop_word(data, start, at)
-    return at, size - extra, mix(value), kinds, kind
+    return at, extra, letters, capitals, digits, hangul, kind
 
 
-@njit(cache=True, nogil=True)
-def _scan_mark(
-    data: Bytes, at: int, stop: int, code: int, size: int, kind: int, table: Bytes, counts: Counts
-) -> tuple[int, int, np.uint64]:
-    """(byte behind the mark or ideograph, its characters, its hash). A mark goes on over its own repetitions."""
-    start, run, extra, extenders = at, 1, size - 1, 0
+@njit(cache=True, nogil=True, inline="always")
+def _scan_mark(data: int, at: int, stop: int, code: int, size: int, kind: int, table: int) -> tuple[int, int, int]:
+    """(byte behind the mark or ideograph, extra bytes of its characters, how often it stands in a row)."""
+    run, extra = 1, size - 1
     at += size
     while at < stop:
-        following, more = decode(data, at, stop)
+        following, more = peek(data, at), 1
+        if following >= 128:
+            following, more = decode(data, at, stop)
         if following == code and kind & IDEOGRAPH == 0:
             run += 1
-        elif following > 127 and class_of(table, following) == 0:
-            extenders += 1
-        else:
+        elif following < 128 or class_of(table, following) != 0:
             break
         at += more
         extra += more - 1
-    if code == 35:
-        counts[NUMBER_SIGNS] += run
-    elif code == 46:
-        counts[ELLIPSES] += run // 3
-    elif code == 0x2026:
-        counts[ELLIPSES] += run
-    elif kind & IDEOGRAPH:
-        counts[LETTERS] += 1
-        counts[CJK_LETTERS] += 1
-    value = hash_step(hash_step(hash_start(), np.uint64(code)), np.uint64(run))
-    return at, at - start - extra, mix(value)
+    return at, extra, run
 
 
 @njit(cache=True, nogil=True)
 def scan(
-    data: Bytes,
+    data: int,
     start: int,
     stop: int,
-    table: Bytes,
+    limit: int,
+    table: int,
+    ascii_words: int,
     counts: Counts,
     hashes: Hashes,
     ends: Ints,
@@ -202,8 +206,9 @@ def scan(
     paragraph_hashes: Hashes,
     paragraph_sizes: Ints,
 ) -> None:
-    """Count the document `data[start:stop]` into counts [COUNTS], and store hashes and characters for repetition.
+    """Count the document from byte `start` to `stop` at address `data` into counts [COUNTS], and store hashes and characters for repetition.
 
+    limit: where the memory of the text ends. table, ascii_words: addresses of `class_table()`, `ascii_word_table()`.
     hashes [capacity], ends and spans [capacity + 1]: of its tokens, as `repetition.repeated_ngrams` takes them.
     line_* [line capacity]: its lines that aren't blank. paragraph_* [line capacity]: its runs of such lines.
     Where a capacity is reached nothing more is stored, and counts[MEASURED] tells the characters before.
@@ -215,14 +220,14 @@ def scan(
     ends[0], spans[0] = 0, 0
     paragraph_hash, paragraph_start, paragraph_stop = hash_start(), -1, 0
     # The line: where it begins (byte, character), what came in it.
-    line_start, line_character, line_hash = start, 0, hash_start()
+    line_start, line_character = start, 0
     in_line, pieces, ideographs, piece_start, long_piece = 0, 0, 0, 0, False
     bullet, curly, sentences, ending = False, False, 0, 0
     gap = True
     # The token before.
     before_stop, before_kind, before_code, before_run = start, 0, 0, 0
     while True:
-        if at >= stop or data[at] == 10:
+        if at >= stop or peek(data, at) == 10:
             character = at - start - extra
             if in_line:
                 size = character - line_character
@@ -242,7 +247,7 @@ def scan(
                     elif phrases == 0:
                         counts[C4_LINES] += 1
                         counts[C4_SENTENCES] += sentences + 1
-                line_hash = mix(line_hash)
+                line_hash = hash_bytes(data, line_start, at, limit)
                 if paragraph_start < 0:
                     paragraph_start, paragraph_hash = line_character, hash_start()
                 paragraph_hash = hash_step(paragraph_hash, line_hash)
@@ -267,18 +272,21 @@ def scan(
             counts[NEWLINES] += 1
             spaces += 1
             at += 1
-            line_start, line_character, line_hash = at, at - start - extra, hash_start()
+            line_start, line_character = at, at - start - extra
             in_line, pieces, ideographs, piece_start, long_piece = 0, 0, 0, 0, False
             bullet, curly, sentences, ending = False, False, 0, 0
             gap = True
             continue
-        code, size = decode(data, at, stop)
-        kind = class_of(table, code)
+        code, size = peek(data, at), 1
+        if code < 128:
+            kind = class_of(table, code)
+        else:
+            code, size = decode(data, at, stop)
+            kind = class_of(table, code)
         if kind & SPACE:
             spaces += 1
             at += size
             extra += size - 1
-            line_hash = hash_step(line_hash, np.uint64(code))
             gap = True
             continue
         character = at - start - extra
@@ -298,28 +306,48 @@ def scan(
             word = _is_word(following) and following & LETTER != 0
         token_start = at
         if word:
-            at, characters, value, kinds, before_kind = _scan_word(data, at, stop, table, counts)
+            at, more, letters, capitals, digits, hangul, before_kind = _scan_word(data, at, stop, table, ascii_words)
+            characters = at - token_start - more
+            value = hash_bytes(data, token_start, at, limit)
             counts[WORDS] += 1
             counts[WORD_CHARACTERS] += characters
-            counts[ALPHABETIC] += kinds & LETTER != 0
+            counts[LETTERS] += letters
+            counts[CAPITALS] += capitals
+            counts[DIGITS] += digits
+            counts[CJK_LETTERS] += hangul
+            counts[ALPHABETIC] += letters > 0
+            if 2 <= at - token_start <= 4:
+                key = first_bytes(data, token_start, at, limit)
+                for index in range(len(_STOP_WORD_KEYS)):
+                    if _STOP_WORD_KEYS[index] == key:
+                        counts[STOP_WORDS] |= 1 << index
             before_code, before_run = 0, 0
         else:
-            at, characters, value = _scan_mark(data, at, stop, code, size, kind, table, counts)
-            before_kind, before_code, before_run = kind, code, characters
+            at, more, run = _scan_mark(data, at, stop, code, size, kind, table)
+            characters = at - token_start - more
+            value = hash_step(hash_step(hash_start(), np.uint64(code)), np.uint64(run))
+            before_kind, before_code, before_run = kind, code, run
             if kind & IDEOGRAPH:
                 counts[WORDS] += 1
                 counts[WORD_CHARACTERS] += characters
+                counts[LETTERS] += 1
+                counts[CJK_LETTERS] += 1
                 counts[ALPHABETIC] += 1
                 ideographs += 1
                 piece_start = character + characters
+            elif code == 35:
+                counts[NUMBER_SIGNS] += run
+            elif code == 46:
+                counts[ELLIPSES] += run // 3
+            elif code == 0x2026:
+                counts[ELLIPSES] += run
             elif code == 123:
                 curly = True
             if kind & TERMINAL:
                 ending = 2 if code >= 0x3000 else 1
-        extra += (at - token_start) - characters
+        extra += more
         if character + characters - piece_start > LONG_PIECE:
             long_piece = True
-        line_hash = hash_step(line_hash, value)
         before_stop = at
         in_line += 1
         counts[TOKENS] += 1
@@ -339,5 +367,5 @@ def scan(
     if storing:
         counts[MEASURED] = counts[CHARACTERS]
         counts[MEASURED_NEWLINES] = counts[NEWLINES]
-    counts[UNFINISHED] = stop > start and data[stop - 1] != 10
+    counts[UNFINISHED] = stop > start and peek(data, stop - 1) != 10
     counts[STORED_TOKENS], counts[STORED_LINES], counts[STORED_PARAGRAPHS] = tokens, lines, paragraphs

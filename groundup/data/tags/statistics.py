@@ -19,67 +19,22 @@ from numba import njit
 
 from groundup.data.kernels import Bytes, Offsets, buffers, class_table
 from groundup.data.tags import scan as at
+from groundup.data.tags.columns import INTEGERS, STATISTICS
 from groundup.data.tags.repetition import Counts, repeated, repeated_ngrams, table_size
-from groundup.data.tags.scan import scan
+from groundup.data.tags.scan import ascii_word_table, scan
 
 # Repetition is looked for in the first tokens and lines of a document only, so that memory is bounded (about 60 MB).
 MEASURED_TOKENS = 1 << 20
 MEASURED_LINES = 1 << 18
 
-COLUMNS: list[tuple[str, str]] = [
-    ("bytes", "bytes of the text in UTF-8"),
-    ("characters", "characters (code points)"),
-    ("words", "words; each Han or kana character is one"),
-    ("lines", "lines, blank ones included"),
-    ("paragraphs", "runs of lines that aren't blank"),
-    ("mean_word_length", "characters per word"),
-    ("alphabetic_word_fraction", "share of the tokens (words and punctuation marks) with a letter"),
-    ("hash_word_ratio", "# signs per token"),
-    ("ellipsis_word_ratio", "ellipses (... or \u2026) per token"),
-    ("bullet_line_fraction", "share of the lines that begin with \u2022 or -"),
-    ("ellipsis_line_fraction", "share of the lines that end with ... or \u2026"),
-    ("stop_words", "how many of the, be, to, of, and, that, have, with occur"),
-    ("duplicate_line_fraction", "share of the non-blank lines that occurred before"),
-    ("duplicate_line_char_fraction", "their share of the characters"),
-    ("duplicate_line_text_fraction", "their share of the characters that are no line breaks"),
-    ("duplicate_paragraph_fraction", "share of the paragraphs that occurred before"),
-    ("duplicate_paragraph_char_fraction", "their share of the characters"),
-    ("top_2_gram_char_fraction", "share of the characters in the most frequent pair of tokens, if it occurs twice"),
-    ("top_3_gram_char_fraction", "share of the characters in the most frequent 3-gram of tokens, if it occurs twice"),
-    ("top_4_gram_char_fraction", "share of the characters in the most frequent 4-gram of tokens, if it occurs twice"),
-    ("duplicate_5_gram_char_fraction", "share of the characters in 5-grams of tokens that occurred before"),
-    ("duplicate_6_gram_char_fraction", "share of the characters in 6-grams of tokens that occurred before"),
-    ("duplicate_7_gram_char_fraction", "share of the characters in 7-grams of tokens that occurred before"),
-    ("duplicate_8_gram_char_fraction", "share of the characters in 8-grams of tokens that occurred before"),
-    ("duplicate_9_gram_char_fraction", "share of the characters in 9-grams of tokens that occurred before"),
-    ("duplicate_10_gram_char_fraction", "share of the characters in 10-grams of tokens that occurred before"),
-    ("terminal_line_fraction", "share of the non-blank lines that end with an end mark such as . ? ! or 。"),
-    ("short_line_fraction", "share of the non-blank lines of at most 30 characters, a Han or kana character taken as 3"),
-    ("newline_word_ratio", "line breaks per token"),
-    ("sentence_line_fraction", "share of the non-blank lines C4 keeps: an end mark or quote at the end, 3 words, ..."),
-    ("sentences", "sentences in the lines C4 keeps"),
-    ("curly_bracket_lines", "lines with { among those that end like a sentence and have 3 words"),
-    ("lorem_ipsum_lines", "lines with lorem ipsum among those that end like a sentence and have 3 words"),
-    ("javascript_lines", "lines that mention javascript"),
-    ("policy_lines", "lines on terms of use, privacy policy or cookies, by C4's phrases"),
-    ("upper_case_fraction", "share of the letters that are capitals"),
-    ("digit_fraction", "share of the visible characters that are digits or other numbers"),
-    ("cjk_fraction", "share of the letters that are Han, Hiragana, Katakana or Hangul"),
-]
-
-_INTEGERS = {
-    "bytes", "characters", "words", "lines", "paragraphs", "stop_words", "sentences", "curly_bracket_lines",
-    "lorem_ipsum_lines", "javascript_lines", "policy_lines",
-}  # fmt: skip
-
-SCHEMA = pa.schema([(name, pa.int64() if name in _INTEGERS else pa.float32()) for name, _ in COLUMNS])
+SCHEMA = pa.schema([(name, pa.int64() if name in INTEGERS else pa.float32()) for name, _ in STATISTICS])
 
 # Places in the row of repetitions: repeated lines, their characters, the same of paragraphs, top 2..4, duplicate 5..10.
 _TOP, _DUPLICATE, _REPETITIONS = 4, 7, 13
 
 
 def statistics(texts: pa.LargeStringArray) -> pa.Table:
-    """The statistics of each text, one row each in the same order, with the columns of `COLUMNS` (`SCHEMA`).
+    """The statistics of each text, one row each in the same order, with the columns of `columns.STATISTICS` (`SCHEMA`).
 
     A share or ratio of nothing is 0. Shares that count overlapping n-grams more than once are cut at 1. Repetition
     is measured within the first `MEASURED_TOKENS` tokens and `MEASURED_LINES` non-blank lines of a document.
@@ -96,36 +51,43 @@ def count(
     longest = int(np.diff(offsets).max(initial=0))
     counts = np.zeros((len(offsets) - 1, at.COUNTS), np.int64)
     repetitions = np.zeros((len(offsets) - 1, _REPETITIONS), np.int64)
-    _count(offsets, data, class_table(), min(longest, tokens), min(longest, lines), counts, repetitions)
+    _count(
+        offsets, data, class_table(), ascii_word_table(), min(longest, tokens), min(longest, lines), counts, repetitions
+    )
     return counts, repetitions
 
 
 @njit(cache=True, nogil=True)
 def _count(
-    offsets: Offsets, data: Bytes, table: Bytes, tokens: int, lines: int, counts: Counts, repetitions: Counts
+    offsets: Offsets,
+    data: Bytes,
+    table: Bytes,
+    ascii_words: Counts,
+    tokens: int,
+    lines: int,
+    counts: Counts,
+    repetitions: Counts,
 ) -> None:
     hashes, keys = np.empty(tokens, np.uint64), np.empty(tokens, np.uint64)
     ends, spans = np.empty(tokens + 1, np.int32), np.empty(tokens + 1, np.int32)
     line_hashes, line_sizes = np.empty(lines, np.uint64), np.empty(lines, np.int32)
     paragraph_hashes, paragraph_sizes = np.empty(lines, np.uint64), np.empty(lines, np.int32)
-    slots = np.empty(table_size(max(tokens, lines)), np.int32)
     most = max(tokens, lines)
+    slots, marks = np.empty(table_size(most), np.int32), np.empty(2 * table_size(most), np.uint8)
     places, numbers = np.empty(most, np.int32), np.empty(most, np.int32)
     occurrences, seen = np.empty(most, np.int32), np.empty(most, np.int32)
     for row in range(len(offsets) - 1):
         of, again = counts[row], repetitions[row]
         scan(
-            data, offsets[row], offsets[row + 1], table, of, hashes, ends, spans,
-            line_hashes, line_sizes, paragraph_hashes, paragraph_sizes,
+            data.ctypes.data, offsets[row], offsets[row + 1], len(data), table.ctypes.data, ascii_words.ctypes.data,
+            of, hashes, ends, spans, line_hashes, line_sizes, paragraph_hashes, paragraph_sizes,
         )  # fmt: skip
-        again[0], again[1] = repeated(
-            line_hashes, line_sizes, of[at.STORED_LINES], slots, numbers, occurrences, seen
-        )
+        again[0], again[1] = repeated(line_hashes, line_sizes, of[at.STORED_LINES], slots, numbers, occurrences, seen)
         again[2], again[3] = repeated(
             paragraph_hashes, paragraph_sizes, of[at.STORED_PARAGRAPHS], slots, numbers, occurrences, seen
         )
         repeated_ngrams(
-            hashes, ends, spans, of[at.STORED_TOKENS], slots, keys, places, numbers, occurrences, seen,
+            hashes, ends, spans, of[at.STORED_TOKENS], slots, keys, places, numbers, occurrences, seen, marks,
             again[_TOP:_DUPLICATE], again[_DUPLICATE:],
         )  # fmt: skip
 
@@ -158,10 +120,7 @@ def _table(sizes: npt.NDArray[np.int64], counts: Counts, repetitions: Counts) ->
         "duplicate_line_text_fraction": _share(again[1], measured - of[at.MEASURED_NEWLINES]),
         "duplicate_paragraph_fraction": _share(again[2], of[at.STORED_PARAGRAPHS]),
         "duplicate_paragraph_char_fraction": _share(again[3], measured),
-        **{
-            f"top_{n}_gram_char_fraction": np.minimum(_share(again[_TOP + n - 2], measured), 1)
-            for n in range(2, 5)
-        },
+        **{f"top_{n}_gram_char_fraction": np.minimum(_share(again[_TOP + n - 2], measured), 1) for n in range(2, 5)},
         **{f"duplicate_{n}_gram_char_fraction": _share(again[_DUPLICATE + n - 5], measured) for n in range(5, 11)},
         "terminal_line_fraction": _share(of[at.TERMINAL_LINES], visible_lines),
         "short_line_fraction": _share(of[at.SHORT_LINES], visible_lines),
