@@ -345,6 +345,8 @@ def test_members_unlike_the_first_are_linked_to_each_other(tmp_path: Path) -> No
         arrays.save(tmp_path / "edges.npy", edges)
         components.components([tmp_path / "edges.npy"], [count], tmp_path / "roots.npy")
         assert components.cluster_roots(tmp_path / "roots.npy", [count], 0).tolist() == kinds.tolist()
+        alike = candidates.similarities([tmp_path / "signatures.npy"], np.array([[0, 3], [1, 3]], np.uint64), 8)
+        assert alike.tolist() == [1.0, 0.25]
         kept = np.arange(0, count, 4, dtype=np.uint64)
         files = ([tmp_path / "bands.npy"], [tmp_path / "signatures.npy"])
         assert np.isin(candidates.band_edges(*files, banding, 0, 0, 1, kept), kept).all()
