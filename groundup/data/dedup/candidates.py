@@ -118,6 +118,17 @@ def gather(signatures: Sequence[Path], documents: np.ndarray[Any, Any], permutat
     return out
 
 
+def similarities(signatures: Sequence[Path], pairs: np.ndarray[Any, Any], permutations: int) -> np.ndarray[Any, Any]:
+    """The estimated Jaccard similarity of each pair of documents, uint64 [E, 2] -> float64 [E].
+
+    Memory: two signatures a pair. Of two documents of a cluster it may be below the threshold, where others link them.
+    """
+    numbers, places = np.unique(pairs, return_inverse=True)
+    rows = gather(signatures, numbers, permutations)
+    first, second = places.reshape(-1, 2).T
+    return np.array([equal_entries(rows[a], rows[b]) for a, b in zip(first, second, strict=True)], float) / permutations
+
+
 def _link(rows: Any, places: Any, bounds: Any, matches: int) -> np.ndarray[Any, Any]:
     """Edges as positions in `places`, int64 [E, 2]."""
     edges = np.empty((len(places), 2), np.int64)
