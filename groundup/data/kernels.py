@@ -6,8 +6,9 @@ The classes come from the `unicodedata` of the running Python; its version is `U
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,7 @@ HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _SHIFT_27, _SHIFT_30, _SHIFT_31, _SHIFT_32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
-_ZERO, _ONE = np.uint64(0), np.uint64(1)
+_ONE = np.uint64(1)
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
@@ -101,8 +102,8 @@ def class_table() -> Bytes:
         codes = table[first : last + 1]
         codes[(codes & LETTER) != 0] |= HANGUL
     for part in _TERMINALS.split():
-        first, _, last = part.partition("-")
-        table[int(first, 16) : int(last or first, 16) + 1] |= TERMINAL | PUNCTUATION
+        low, _, high = part.partition("-")
+        table[int(low, 16) : int(high or low, 16) + 1] |= TERMINAL | PUNCTUATION
     table.flags.writeable = False
     return table
 
@@ -119,15 +120,11 @@ def _class(code: int) -> int:
     return 0 if category[0] == "M" or category == "Cf" else PUNCTUATION
 
 
-@intrinsic
-def peek(_context: Any, _address: Any, _at: Any) -> Any:
-    """peek(address, at): the byte at an address in memory plus `at`, as an int64.
+# Kernels read text by address (`data.ctypes.data`) because numba counts references to an array that is handed to a
+# function, with atomic operations, which costs more than the reading. The caller keeps the array alive.
 
-    Kernels read text by address (`data.ctypes.data`) because numba counts references to an array that is handed to a
-    function, with atomic operations, which costs more than the reading. The caller keeps the array alive and `at`
-    within it.
-    """
 
+def _peek(_context: Any, _address: Any, _at: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = builder.inttoptr(builder.add(args[0], args[1]), ir.IntType(8).as_pointer())
         return builder.zext(builder.load(place, align=1), ir.IntType(64))
@@ -135,15 +132,18 @@ def peek(_context: Any, _address: Any, _at: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
-@intrinsic
-def peek_8(_context: Any, _address: Any, _at: Any) -> Any:
-    """peek_8(address, at): the eight bytes from an address in memory plus `at` on, as a little-endian uint64."""
-
+def _peek_8(_context: Any, _address: Any, _at: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = builder.inttoptr(builder.add(args[0], args[1]), ir.IntType(64).as_pointer())
         return builder.load(place, align=1)
 
     return types.uint64(types.int64, types.int64), generate
+
+
+# peek(address, at): the byte at an address in memory plus `at`, as an int64.
+peek = cast(Callable[[int, int], int], intrinsic(_peek))
+# peek_8(address, at): the eight bytes from there on, as a little-endian uint64.
+peek_8 = cast(Callable[[int, int], np.uint64], intrinsic(_peek_8))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -219,7 +219,7 @@ def first_bytes(data: int, at: int, stop: int, limit: int) -> np.uint64:
         if size < 8:
             value &= (_ONE << np.uint64(8 * size)) - _ONE
     else:
-        value = _ZERO
+        value = np.uint64(0)
         for offset in range(size):
             value |= np.uint64(peek(data, at + offset)) << np.uint64(8 * offset)
     return value

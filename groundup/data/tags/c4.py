@@ -7,9 +7,9 @@ from numba import njit
 from groundup.data.kernels import last_character, peek
 
 # Characters that may stand between the end mark of a sentence and the white space behind it.
-SENTENCE_CLOSERS = tuple(ord(c) for c in "\"')]}\u2019\u201d」』）】》〉")
-_END_MARKS = tuple(ord(c) for c in "\"'\u2019\u201d」』")
-_FULLWIDTH = tuple(ord(c) for c in "。！？．｡")
+SENTENCE_CLOSERS = tuple(ord(c) for c in "\"')]}\u2019\u201d\u300d\u300f\uff09\u3011\u300b\u3009")
+_END_MARKS = tuple(ord(c) for c in "\"'\u2019\u201d\u300d\u300f")
+_FULLWIDTH = tuple(ord(c) for c in "\u3002\uff01\uff1f\uff0e\uff61")
 _EDIT = tuple(b"[edit]")
 _CITATION_NEEDED = tuple(b"[citation needed]")
 
@@ -20,7 +20,7 @@ def keeps_line(data: int, start: int, stop: int) -> bool:
     ends like a sentence.
 
     Marks of citations, [12], [], [edit], [citation needed], are left out at the end. It must end with . ? ! " or '
-    (C4's marks) or with one of ” ’ 」 』 。！？．｡ (added here), and not with three points.
+    (C4's marks) or, added here, with a curly or corner closing quote or a full-width . ? !, and not with three points.
     """
     while stop > start and peek(data, stop - 1) == 93:
         cut = _without_citation(data, start, stop)
@@ -52,7 +52,7 @@ def _without_citation(data: int, start: int, stop: int) -> int:
 def _ends_with(data: int, start: int, stop: int, mark: tuple[int, ...]) -> bool:
     if stop - start < len(mark):
         return False
+    same = 0
     for index in range(len(mark)):
-        if peek(data, stop - len(mark) + index) != mark[index]:
-            return False
-    return True
+        same += peek(data, stop - len(mark) + index) == mark[index]
+    return same == len(mark)

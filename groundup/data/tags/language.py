@@ -26,7 +26,7 @@ def languages(texts: pa.LargeStringArray, looked_at: int = LOOKED_AT) -> pa.Tabl
     traditional characters `zh-Hant`.
     """
     offsets, data = buffers(texts)
-    view = memoryview(data)
+    view = data.data
     found = [
         _language(bytes(view[start : min(stop, start + looked_at)]), stop - start > looked_at)
         for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)

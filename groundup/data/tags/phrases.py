@@ -48,7 +48,10 @@ _JUMPS, _PADDED, _KINDS = _build()
 
 @njit(cache=True, nogil=True)
 def phrases_in(data: int, start: int, stop: int) -> int:
-    """The kinds of all phrases within bytes `start` to `stop` of the text at address `data`, as bits; letters A to Z count as a to z."""
+    """The kinds of all phrases from byte `start` to `stop` of the text at address `data`, as bits.
+
+    Letters A to Z count as a to z.
+    """
     found = 0
     last = start + _WINDOW - 1
     while last < stop:

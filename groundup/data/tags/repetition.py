@@ -131,7 +131,8 @@ def repeated_ngrams(
     """The characters of repeated n-grams of tokens, into `top` [3] for n = 2..4 and `duplicate` [6] for n = 5..10.
 
     hashes [count] of the tokens; ends [count + 1]: characters of all tokens before each; spans [count + 1]: the same
-    with one more for each token after white space. slots to marks: scratch, slots of `table_size(count)`, marks of twice that.
+    with one more for each token after white space. slots to marks: scratch, slots of `table_size(count)`, marks of
+    twice that.
 
     top: occurrences x characters of the most frequent n-gram (the first of equals), white space between its tokens
     counted as one character; 0 where none occurs twice. duplicate: characters, white space left out, of the n-grams
@@ -180,7 +181,7 @@ def _most_frequent(n: int, ends: Ints, spans: Ints, left: int, places: Ints, num
     first = places[best]
     # The white space before the first token isn't part of the n-gram.
     gap = (spans[first + 1] - spans[first]) - (ends[first + 1] - ends[first])
-    return times * (spans[first + n] - spans[first] - gap)
+    return int(times * (spans[first + n] - spans[first] - gap))
 
 
 @njit(cache=True, nogil=True)

@@ -1,30 +1,17 @@
-"""One pass over the bytes of a document: counts of characters, words and lines, and the hashes repetition needs.
-
-Tokens. A word begins at a letter or number that is no ideograph and goes on over letters, numbers and extenders
-(marks, format characters), over "_" before a letter or number, over "." before one unless a lower-case letter stands
-before it and a capital after it, and over "," ":" "/" between two numbers. An apostrophe (' or U+2019) between two
-letters begins a new word: don 't. An ideograph (Han, Hiragana, Katakana) is a word of its own. A run of the same
-other character is a punctuation mark. Extenders belong to the token before them.
-"""
+"""One pass over the bytes of a document: counts of characters, words and lines, and the hashes repetition needs."""
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import numpy as np
 from numba import njit
 
 from groundup.data.kernels import (
-    DIGIT,
     IDEOGRAPH,
     LETTER,
-    PUNCTUATION,
     SPACE,
     TERMINAL,
     UPPER,
-    WORD,
     class_of,
-    class_table,
     decode,
     first_bytes,
     hash_bytes,
@@ -32,11 +19,11 @@ from groundup.data.kernels import (
     hash_step,
     mix,
     peek,
-    peek_8,
 )
 from groundup.data.tags.c4 import SENTENCE_CLOSERS, keeps_line
 from groundup.data.tags.phrases import JAVASCRIPT, LOREM_IPSUM, POLICY, phrases_in
 from groundup.data.tags.repetition import Counts, Hashes, Ints
+from groundup.data.tags.tokens import is_word, next_class, scan_mark, scan_word
 
 # Places in a document's row of counts.
 CHARACTERS = 0
@@ -80,114 +67,6 @@ LONG_PIECE = 1000  # characters
 STOP_WORD_LIST = ("the", "be", "to", "of", "and", "that", "have", "with")
 _STOP_WORD_KEYS = np.array([int.from_bytes(w.encode(), "little") for w in STOP_WORD_LIST], np.uint64)
 
-# Counts of letters, capitals and digits of up to this many characters, in three fields of one number.
-_PACKED_MOST = 1 << 20
-_PACKED_BITS = 21
-_PACKED_MASK = (1 << _PACKED_BITS) - 1
-
-
-@lru_cache(1)
-def ascii_word_table() -> Counts:
-    """What a letter or digit of ASCII adds to the packed counts, int64 [256]; 0 for every other byte."""
-    classes = class_table()[:256].astype(np.int64)
-    letters, digits, capitals = (classes >> bit & 1 for bit in (1, 2, 3))
-    packed: Counts = letters | capitals << _PACKED_BITS | digits << 2 * _PACKED_BITS
-    packed[128:] = 0
-    return packed
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _is_word(kind: int) -> bool:
-    return kind & WORD != 0 and kind & IDEOGRAPH == 0
-
-
-@njit(cache=True, nogil=True)
-def _next_class(data: int, at: int, stop: int, table: int) -> int:
-    if at >= stop:
-        return SPACE
-    code, _ = decode(data, at, stop)
-    return class_of(table, code)
-
-
-@njit(cache=True, nogil=True)
-def _joins(data: int, at: int, stop: int, table: int, before: int) -> bool:
-    """Whether the ASCII mark at a byte belongs to the word whose last character, before it, is of this class."""
-    byte = peek(data, at)
-    if byte not in (95, 46, 44, 47, 58):
-        return False
-    after = _next_class(data, at + 1, stop, table)
-    if not _is_word(after):
-        return False
-    if byte == 95:  # _
-        return True
-    if byte == 46:  # .
-        return not (before & LETTER and not before & UPPER and after & UPPER)
-    return before & DIGIT != 0 and after & DIGIT != 0  # , / :
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _scan_word(data: int, at: int, stop: int, table: int, ascii_words: int) -> tuple[int, int, int, int, int, int, int]:
-    """(byte behind the word; extra bytes of its characters; its letters, capitals, digits, Hangul; the class of its
-    last character). A first character of any class is taken. ascii_words: address of `ascii_word_table()`."""
-    start, extra, kind = at, 0, 0
-    letters, capitals, digits, hangul = 0, 0, 0, 0
-    while True:
-        packed, run = np.int64(0), at
-        pause = min(stop, at + _PACKED_MOST)
-        while at < pause:
-            entry = np.int64(peek_8(ascii_words, 8 * peek(data, at)))
-            if entry == 0:
-                break
-            packed += entry
-            at += 1
-        if at > run:
-            letters += packed & _PACKED_MASK
-            capitals += packed >> _PACKED_BITS & _PACKED_MASK
-            digits += packed >> 2 * _PACKED_BITS
-            kind = class_of(table, peek(data, at - 1))
-        if at >= stop:
-            break
-        byte = peek(data, at)
-        if byte < 128:
-            if at == pause:
-                continue
-            if at > start and (byte == 32 or not _joins(data, at, stop, table, kind)):
-                break
-            kind = PUNCTUATION
-            at += 1
-            continue
-        code, size = decode(data, at, stop)
-        here = class_of(table, code)
-        if at > start and not _is_word(here) and here != 0:
-            break
-        at += size
-        extra += size - 1
-        letters += here >> 1 & 1
-        digits += here >> 2 & 1
-        capitals += here >> 3 & 1
-        hangul += here >> 6 & 1
-        if here != 0:
-            kind = here
-    return at, extra, letters, capitals, digits, hangul, kind
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _scan_mark(data: int, at: int, stop: int, code: int, size: int, kind: int, table: int) -> tuple[int, int, int]:
-    """(byte behind the mark or ideograph, extra bytes of its characters, how often it stands in a row)."""
-    run, extra = 1, size - 1
-    at += size
-    while at < stop:
-        following, more = peek(data, at), 1
-        if following >= 128:
-            following, more = decode(data, at, stop)
-        if following == code and kind & IDEOGRAPH == 0:
-            run += 1
-        elif following < 128 or class_of(table, following) != 0:
-            break
-        at += more
-        extra += more - 1
-    return at, extra, run
-
 
 @njit(cache=True, nogil=True)
 def scan(
@@ -206,9 +85,10 @@ def scan(
     paragraph_hashes: Hashes,
     paragraph_sizes: Ints,
 ) -> None:
-    """Count the document from byte `start` to `stop` at address `data` into counts [COUNTS], and store hashes and characters for repetition.
+    """Count the document from byte `start` to `stop` at address `data`; store hashes and characters for repetition.
 
-    limit: where the memory of the text ends. table, ascii_words: addresses of `class_table()`, `ascii_word_table()`.
+    counts [COUNTS]: what is counted. limit: where the memory of the text ends. table, ascii_words: addresses of
+    `class_table()` and `ascii_word_table()`.
     hashes [capacity], ends and spans [capacity + 1]: of its tokens, as `repetition.repeated_ngrams` takes them.
     line_* [line capacity]: its lines that aren't blank. paragraph_* [line capacity]: its runs of such lines.
     Where a capacity is reached nothing more is stored, and counts[MEASURED] tells the characters before.
@@ -300,13 +180,13 @@ def scan(
             lower = kind & LETTER != 0 and code < 128 and kind & UPPER == 0
             sentences += ending == 2 or (gap and not (lower and before_code == 46))
             ending = 0
-        word = _is_word(kind)
-        if not word and (code == 39 or code == 0x2019) and not gap and _is_word(before_kind) and before_kind & LETTER:
-            following = _next_class(data, at + size, stop, table)
-            word = _is_word(following) and following & LETTER != 0
+        word = is_word(kind)
+        if not word and (code == 39 or code == 0x2019) and not gap and is_word(before_kind) and before_kind & LETTER:
+            following = next_class(data, at + size, stop, table)
+            word = is_word(following) and following & LETTER != 0
         token_start = at
         if word:
-            at, more, letters, capitals, digits, hangul, before_kind = _scan_word(data, at, stop, table, ascii_words)
+            at, more, letters, capitals, digits, hangul, before_kind = scan_word(data, at, stop, table, ascii_words)
             characters = at - token_start - more
             value = hash_bytes(data, token_start, at, limit)
             counts[WORDS] += 1
@@ -323,7 +203,7 @@ def scan(
                         counts[STOP_WORDS] |= 1 << index
             before_code, before_run = 0, 0
         else:
-            at, more, run = _scan_mark(data, at, stop, code, size, kind, table)
+            at, more, run = scan_mark(data, at, stop, code, size, kind, table)
             characters = at - token_start - more
             value = hash_step(hash_step(hash_start(), np.uint64(code)), np.uint64(run))
             before_kind, before_code, before_run = kind, code, run

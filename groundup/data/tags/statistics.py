@@ -1,6 +1,6 @@
 """The statistics of documents that quality filters are made of, from one pass over the bytes of an Arrow array.
 
-A word is defined in `scan`. An ideograph is a word of its own wherever it stands, so that Chinese and Japanese are
+A word is defined in `tokens`. An ideograph is a word of its own wherever it stands, so that Chinese and Japanese are
 judged by characters, and no document has to be called Chinese first; Korean, written with spaces, has words.
 
 What differs from datatrove 0.9 on English (its words are spaCy's, split from their punctuation as here): a URL, an
@@ -21,7 +21,8 @@ from groundup.data.kernels import Bytes, Offsets, buffers, class_table
 from groundup.data.tags import scan as at
 from groundup.data.tags.columns import INTEGERS, STATISTICS
 from groundup.data.tags.repetition import Counts, repeated, repeated_ngrams, table_size
-from groundup.data.tags.scan import ascii_word_table, scan
+from groundup.data.tags.scan import scan
+from groundup.data.tags.tokens import ascii_word_table
 
 # Repetition is looked for in the first tokens and lines of a document only, so that memory is bounded (about 60 MB).
 MEASURED_TOKENS = 1 << 20
