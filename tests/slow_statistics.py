@@ -25,9 +25,12 @@ def letter(char: str) -> bool:
     return unicodedata.category(char)[0] == "L"
 
 
+ZERO = "\u3007"
+
+
 def ideograph(char: str) -> bool:
-    if char in "々〆〇":
-        return char != "〆"
+    if char in "\u3005\u3006\u3007":  # the marks of repetition and closing, and zero
+        return True
     name = unicodedata.name(char, "")
     return name.startswith(IDEOGRAPHIC_NAMES) and letter(char)
 
@@ -79,6 +82,12 @@ def tokens(text: str) -> list[Token]:
         found.append(Token(text[at:end], kind, at, gap))
         at = end
     return found
+
+
+def accented_mark(text: str) -> bool:
+    """Whether a mark or an ideograph carries accents. Such are equal with and without to an n-gram, so that its length
+    depends on which of them is looked at."""
+    return any(t.kind != "word" and any(map(extender, t.text)) for t in tokens(text))
 
 
 def joins(text: str, start: int, at: int) -> bool:
@@ -155,11 +164,11 @@ def c4(line: str) -> tuple[str, int]:
 
 def sentences(line: str) -> int:
     found = tokens(line)
-    count, end = 1, None
+    count, end, before = 1, None, found[0] if found else None
     for token in found:
         if end is not None and not (token.text[0] in CLOSERS and not token.gap):
             small = "a" <= token.text[0] <= "z"
-            count += ord(end) >= 0x3000 or (token.gap and not (small and before.text[0] == "."))
+            count += ord(end) >= 0x3000 or (token.gap and not (small and before is not None and before.text[0] == "."))
             end = None
         if token.kind == "mark" and terminal(token.text[0]):
             end = token.text[0]
@@ -178,7 +187,7 @@ def slow_statistics(text: str) -> dict[str, float]:
     all_lines = all_lines if text else []
     lines = [line for line in all_lines if line.strip()]
     paragraphs = ["\n".join(p) for p in runs(text.split("\n"))]
-    letters = [c for c in text if letter(c) or c == "〇"]
+    letters = [c for c in text if letter(c) or c == ZERO]
     visible = [c for c in text if not c.isspace()]
     kept = [c4(line) for line in lines]
     count, size = repeated(lines)
@@ -190,7 +199,7 @@ def slow_statistics(text: str) -> dict[str, float]:
         "lines": len(all_lines),
         "paragraphs": len(paragraphs),
         "mean_word_length": share(sum(map(len, words)), len(words)),
-        "alphabetic_word_fraction": share(sum(any(letter(c) or c == "〇" for c in t.text) for t in found), len(found)),
+        "alphabetic_word_fraction": share(sum(any(letter(c) or c == ZERO for c in t.text) for t in found), len(found)),
         "hash_word_ratio": share(text.count("#"), len(found)),
         "ellipsis_word_ratio": share(text.count("...") + text.count("\u2026"), len(found)),
         "bullet_line_fraction": share(sum(line.lstrip().startswith(("\u2022", "-")) for line in lines), len(all_lines)),
@@ -215,7 +224,7 @@ def slow_statistics(text: str) -> dict[str, float]:
         "javascript_lines": sum("javascript" in line.lower() for line in lines),
         "policy_lines": sum(any(p in line.lower() for p in POLICY) for line in lines),
         "upper_case_fraction": share(sum(unicodedata.category(c) in ("Lu", "Lt") for c in letters), len(letters)),
-        "digit_fraction": share(sum(unicodedata.category(c)[0] == "N" and c != "〇" for c in visible), len(visible)),
+        "digit_fraction": share(sum(unicodedata.category(c)[0] == "N" and c != ZERO for c in visible), len(visible)),
         "cjk_fraction": share(sum(ideograph(c) or hangul(c) for c in letters), len(letters)),
     }
 

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from groundup.data.documents import iterate_texts, outcomes
 from groundup.data.tokens.tokenizer import Tokenizer
+from groundup.rundir import RunDir
 from tests.conftest import groundup, groundup_json
 
 STEPS = ["prepare", "train", "evaluate", "export"]
@@ -72,10 +74,10 @@ def test_a_changed_source_file_is_prepared_anew(recipe_file: Path, corpus: Path,
 
 def test_every_document_is_kept_or_says_why_not(finished_run: tuple[Path, dict[str, Any]]) -> None:
     data = finished_run[0] / "data"
-    kept = [row for path in (data / "documents").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
-    dropped = pq.read_table(data / "dropped.parquet").to_pylist()
-    assert len(kept) == 59
-    (twin,) = dropped
+    found = list(outcomes(RunDir(finished_run[0])))
+    assert sum(row["reason"] is None for row in found) == 59
+    assert {row["split"] for row in found if row["reason"] is None} == {"train", "validation"}
+    (twin,) = (row for row in found if row["reason"] is not None)
     assert twin["id"].endswith("#59")
     assert twin["reason"] == "exact_duplicate"
     assert twin["twin"].endswith("#3")
@@ -93,7 +95,7 @@ def test_tokens_are_the_documents(finished_run: tuple[Path, dict[str, Any]]) -> 
     for file in manifest["files"]:
         tokens = np.fromfile(data / "tokens" / f"{file['name']}.bin", manifest["dtype"])
         assert len(tokens) == file["tokens"]
-        texts = pq.read_table(data / "documents" / f"{file['split']}-000.parquet").column("text").to_pylist()
+        texts = [text for _, text in iterate_texts(RunDir(finished_run[0]), file["split"])]
         index = pq.read_table(data / "tokens" / f"{file['name']}.parquet").to_pylist()
         assert len(index) == len(texts) == file["documents"]
         for row, text in zip(index, texts, strict=True):

@@ -8,8 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from groundup.recipe.base import Fraction, Section, Sha256
+from groundup.recipe.filters import Filter, Rule
 from groundup.recipe.model import Model
-from groundup.recipe.quantities import DurationField, Pace
+from groundup.recipe.quantities import DurationField, Pace, Size, SizeField
 from groundup.recipe.sections import Recipe, Serve, Train
 
 
@@ -41,16 +42,59 @@ class Source(Section):
     )
 
 
+class NearDuplicates(Section):
+    """Texts that are nearly the same: MinHash signatures of word n-grams, compared in bands."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.8, description="Jaccard similarity of two texts' n-grams from which they are the same"
+    )
+    ngram: PositiveInt = Field(5, description="words of an n-gram; characters in Chinese, Japanese and Korean")
+    permutations: int = Field(128, ge=16, le=1024, description="length of a signature")
+    keep: Literal["first", "longest"] | str = Field(
+        "longest", description="which text of a cluster stays: first, longest, or the highest value of the tag named"
+    )
+
+
+class Decontamination(Section):
+    """Texts that hold what an evaluation asks."""
+
+    files: list[str] = Field(description="evaluation files: paths or globs of .jsonl, .csv, .parquet, .txt")
+    fields: list[str] = Field(["text"], description="the fields with text in them, of files of records")
+    ngram: PositiveInt = Field(13, description="words of an n-gram; characters in Chinese, Japanese and Korean")
+    share: Fraction = Field(0.5, description="drop a document with more than this share of an item's n-grams")
+    common: PositiveInt = Field(
+        10, description="an n-gram in more evaluation items than this is common and condemns no document"
+    )
+
+
 class Data(Section):
     """From raw files to clean, deduplicated documents in two parts."""
 
     sources: list[Source] = Field(default_factory=list, description="where the documents come from")
     validation_fraction: Fraction = Field(0.05, description="share of the documents kept apart, chosen by hash")
-    deduplicate: bool = Field(True, description="drop documents whose cleaned text was seen before")
-    min_document_chars: int = Field(1, ge=0, description="drop cleaned documents shorter than this")
     max_malformed_fraction: Fraction = Field(
         0.01, description="stop when more than this share of the records can't be read"
     )
+    repair: bool = Field(False, description="mend text that was decoded with the wrong encoding")
+    drop_boilerplate: bool = Field(False, description="drop lines such as cookie notices and share buttons")
+    personal: Literal["keep", "mask", "drop"] = Field(
+        "keep", description="e-mail and IP addresses, phone, card and identity numbers: mask them, or drop the document"
+    )
+    min_document_chars: int = Field(1, ge=0, description="drop cleaned documents shorter than this")
+    filters: list[Filter] = Field(default_factory=list, description="the rules of published pipelines")
+    rules: list[Rule] = Field(default_factory=list, description="rules of your own over tags")
+    taggers: list[str] = Field(
+        default_factory=list, description="tags of your own: FILE.py:FUNCTION, MODULE:FUNCTION or a model file"
+    )
+    deduplicate: bool = Field(True, description="drop documents whose cleaned text was seen before")
+    duplicate_paragraphs: PositiveInt | None = Field(
+        None, description="drop paragraphs of at least so many characters that were seen before; default: keep them"
+    )
+    near_duplicates: NearDuplicates | None = Field(None, description=NearDuplicates.__doc__)
+    decontaminate: Decontamination | None = Field(None, description=Decontamination.__doc__)
+    memory: SizeField = Field(Size(4 << 30), description="what all processes of this step may take together")
+    workers: PositiveInt | None = Field(None, description="processes; default: as many as there are cores")
+    slice_size: SizeField = Field(Size(64 << 20), description="about how much of the sources one task takes in")
 
 
 class Tokenizer(Section):

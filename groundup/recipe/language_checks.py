@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from groundup.recipe.filters import rule_problems
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.problem import Problem
 
@@ -96,6 +97,7 @@ def _batch(recipe: LanguageRecipe) -> Iterator[Problem]:
 
 
 def _data(recipe: LanguageRecipe) -> Iterator[Problem]:
+    yield from rule_problems(recipe.data.rules)
     names = [source.name for source in recipe.data.sources if source.name is not None]
     weighted = [source.weight is not None for source in recipe.data.sources]
     if any(weighted) and not all(weighted):

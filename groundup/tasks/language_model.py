@@ -121,6 +121,10 @@ class LanguageModel:
         """Of each sample its source, window, tokens [first, end) in the source, and the ids of its documents."""
         return self.train.documents(start, stop)
 
+    def origins(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Each document of each sample: sample, id, source, file, offset in the file."""
+        return self.train.origins(start, stop)
+
     def after_step(
         self, model: Decoder, sum_over_tokens: Callable[[Tensor], Tensor], skip: Tensor | None = None
     ) -> None:

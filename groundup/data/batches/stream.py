@@ -8,6 +8,7 @@ Shapes: B samples, L tokens of a sample.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -94,9 +95,36 @@ class TokenStream:
     def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
         """Of each of samples [start, stop): source, window, tokens [first, end) in the source of each of its pieces (of
         all of it, where nothing is packed), ids of its documents."""
+        return [
+            {
+                "sample": sample,
+                "source": index.source.name,
+                "window": window,
+                "tokens": spans[0] if self.packed is None else spans,
+                "documents": [name for begin, end in spans for name in index.between(begin, end)],
+            }
+            for sample, index, window, spans in self._spans(start, stop)
+        ]
+
+    def origins(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Each document of each of samples [start, stop): sample, id, source, file, offset in the file."""
+        return [
+            {
+                "sample": sample,
+                "id": row["id"],
+                "source": index.source.name,
+                "file": row["file"],
+                "offset": row["offset"],
+            }
+            for sample, index, _, spans in self._spans(start, stop)
+            for begin, end in spans
+            for row in index.rows(begin, end)
+        ]
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, DocumentIndex, int, list[list[int]]]]:
+        """Of each sample: the index of its source, its window, and the tokens [first, end) of its pieces."""
         source, window = self.locate(np.arange(start, stop, dtype=np.int64))
         indexes: dict[int, DocumentIndex] = {}
-        found = []
         for sample, s, w in zip(range(start, stop), source.tolist(), window.tolist(), strict=True):
             index = indexes.setdefault(s, DocumentIndex(self.sources[s]))
             _, first, length = self._pieces(np.array([s]), np.array([w]))
@@ -106,16 +134,7 @@ class TokenStream:
                 [begin, min(begin + count + last, self.sources[s].tokens)]
                 for begin, count in zip(first.tolist(), length.tolist(), strict=True)
             ]
-            found.append(
-                {
-                    "sample": sample,
-                    "source": self.sources[s].name,
-                    "window": w,
-                    "tokens": spans[0] if self.packed is None else spans,
-                    "documents": [name for begin, end in spans for name in index.between(begin, end)],
-                }
-            )
-        return found
+            yield sample, index, w, spans
 
     def in_order(self, start: int, stop: int) -> Batch:
         """Windows [start, stop) in the order of the text, for evaluation."""

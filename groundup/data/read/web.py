@@ -6,9 +6,13 @@ ChatNoir"; its rules for main content are its own).
 
 from __future__ import annotations
 
+import gzip
+import io
 import re
+import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from http.client import HTTPException, HTTPResponse, IncompleteRead
+from typing import IO
 
 from groundup.data.read.compression import open_stream
 from groundup.data.read.malformed import Malformed
@@ -19,6 +23,7 @@ _PRESCAN = 1024
 _CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _PAGES = ("text/html", "application/xhtml+xml")
 _OK = 200
+_LINE = 1 << 16  # bytes of a header line at most
 
 
 def html_texts(
@@ -50,27 +55,82 @@ def warc_texts(
     U+FFFD. A response whose headers or content can't be read is malformed, told by its record (from 1), not its line.
     Raises OSError where the archive is damaged.
     """
-    from fastwarc.warc import ArchiveIterator, WarcRecordType
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
     with open_stream(part.file.place, on_bytes) as stream:
-        records: Any = ArchiveIterator(stream, parse_http=False, stream_detect=False)
-        for number, record in enumerate(records):
-            if record.record_type != WarcRecordType.response:
+        for number, (offset, kind, content) in enumerate(_records(stream)):
+            if kind != "response":
                 continue
             try:
-                record.parse_http(auto_decode="all")
-                if not record.is_http_parsed or record.http_headers.status_code != _OK:
+                response = _response(content)
+                if response.status != _OK or response.headers.get_content_type() not in _PAGES:
                     continue
-                if (record.http_content_type or "").lower() not in _PAGES:
-                    continue
-                data = record.reader.read()
-                encoding = record.http_charset or detect_encoding(data, from_html_meta=True) or "utf-8"
+                data = _decoded(response)
+                declared = response.headers.get_content_charset()
+                encoding = declared or detect_encoding(data, from_html_meta=True) or "utf-8"
                 page = bytes_to_str(data, encoding, "replace")
-            except (ValueError, LookupError, OSError) as error:
+            except (ValueError, LookupError, OSError, EOFError, HTTPException, zlib.error) as error:
                 malformed.add(part.file, number + 1, f"no readable response: {error}")
                 continue
-            yield number, record.stream_pos, page_text(page, source.main_content)
+            yield number, offset, page_text(page, source.main_content)
+
+
+def _records(stream: IO[bytes]) -> Iterator[tuple[int, str, bytes]]:
+    """(offset, WARC-Type, content) of each record of an archive (WARC 1.1, ISO 28500:2017). Raises OSError."""
+    offset = 0
+    while line := stream.readline(_LINE):
+        if not line.strip():
+            offset += len(line)
+            continue
+        if not line.startswith(b"WARC/"):
+            raise OSError(f"no WARC record at byte {offset}")
+        begin, offset = offset, offset + len(line)
+        headers: dict[bytes, bytes] = {}
+        while (line := stream.readline(_LINE)).strip():
+            offset += len(line)
+            name, _, value = line.partition(b":")
+            headers[name.strip().lower()] = value.strip()
+        offset += len(line)
+        length = int(headers.get(b"content-length", b"-1")) if headers.get(b"content-length", b"").isdigit() else -1
+        content = stream.read(max(0, length))
+        if length < 0 or len(content) < length:
+            raise OSError(f"the WARC record at byte {begin} is cut short")
+        offset += length
+        yield begin, headers.get(b"warc-type", b"").decode("latin-1"), content
+
+
+class _Stored:
+    """A response as http.client takes it: something that gives a file."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def makefile(self, mode: str) -> IO[bytes]:
+        return io.BytesIO(self.content)
+
+
+def _response(content: bytes) -> HTTPResponse:
+    """The status and headers are read. Raises HTTPException."""
+    response = HTTPResponse(_Stored(content))  # type: ignore[arg-type]
+    response.begin()
+    return response
+
+
+def _decoded(response: HTTPResponse) -> bytes:
+    """The body, without its transfer's and content's encodings. Raises OSError, EOFError or zlib.error."""
+    try:
+        data = response.read()
+    except IncompleteRead as error:  # archives cut long pages
+        data = error.partial
+    coding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
+    if coding in ("gzip", "x-gzip"):
+        return gzip.decompress(data)
+    if coding == "deflate":
+        # Many servers leave out zlib's header.
+        return zlib.decompress(data) if data[:1] == b"\x78" else zlib.decompress(data, -zlib.MAX_WBITS)
+    if coding not in ("identity", ""):
+        raise OSError(f"content encoding {coding!r} is not known")
+    return data
 
 
 def page_text(page: str, main_content: bool) -> str:
