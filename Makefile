@@ -13,7 +13,7 @@ quickstart-table: .venv/installed-examples
 	$(BIN)/groundup run examples/digits.toml --run-dir $(TABLE_RUN_DIR)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
