@@ -94,7 +94,7 @@ class Data(Section):
     decontaminate: Decontamination | None = Field(None, description=Decontamination.__doc__)
     memory: SizeField = Field(Size(4 << 30), description="what all processes of this step may take together")
     workers: PositiveInt | None = Field(None, description="processes; default: as many as there are cores")
-    slice_size: SizeField = Field(Size(64 << 20), description="about how much of the sources one task takes in")
+    slice_size: SizeField = Field(Size(32 << 20), description="about how much of the sources one task takes in")
 
 
 class Tokenizer(Section):
