@@ -8,8 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+ZERO = "\u3007"  # a number by its category, a letter of Han by its use
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
-IDEOGRAPHIC_NAMES = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA")
+IDEOGRAPHIC_NAMES = (
+    "CJK UNIFIED",
+    "CJK COMPATIBILITY IDEOGRAPH",
+    "HIRAGANA",
+    "KATAKANA",
+    "HENTAIGANA",
+    "HALFWIDTH KATAKANA",
+)
 CLOSERS = "\"')]}\u2019\u201d\u300d\u300f\uff09\u3011\u300b\u3009"
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
@@ -22,12 +30,14 @@ class Token(NamedTuple):
 
 
 def letter(char: str) -> bool:
-    return unicodedata.category(char)[0] == "L"
+    return 0x20000 <= ord(char) < 0x40000 or unicodedata.category(char)[0] == "L"
 
 
 def ideograph(char: str) -> bool:
-    if char in "々〆〇":
-        return char != "〆"
+    if 0x20000 <= ord(char) < 0x40000:
+        return True
+    if char in ("\u3005", "\u3006", ZERO):
+        return True
     name = unicodedata.name(char, "")
     return name.startswith(IDEOGRAPHIC_NAMES) and letter(char)
 
@@ -41,7 +51,7 @@ def word_char(char: str) -> bool:
 
 
 def extender(char: str) -> bool:
-    return unicodedata.category(char)[0] == "M" or unicodedata.category(char) == "Cf"
+    return 0xE0000 <= ord(char) < 0xE0200 or unicodedata.category(char)[0] == "M" or unicodedata.category(char) == "Cf"
 
 
 def terminal(char: str) -> bool:
@@ -155,11 +165,11 @@ def c4(line: str) -> tuple[str, int]:
 
 def sentences(line: str) -> int:
     found = tokens(line)
-    count, end = 1, None
+    count, end, before = 1, None, None
     for token in found:
         if end is not None and not (token.text[0] in CLOSERS and not token.gap):
             small = "a" <= token.text[0] <= "z"
-            count += ord(end) >= 0x3000 or (token.gap and not (small and before.text[0] == "."))
+            count += ord(end) >= 0x3000 or (token.gap and not (small and before is not None and before.text[0] == "."))
             end = None
         if token.kind == "mark" and terminal(token.text[0]):
             end = token.text[0]
@@ -178,7 +188,7 @@ def slow_statistics(text: str) -> dict[str, float]:
     all_lines = all_lines if text else []
     lines = [line for line in all_lines if line.strip()]
     paragraphs = ["\n".join(p) for p in runs(text.split("\n"))]
-    letters = [c for c in text if letter(c) or c == "〇"]
+    letters = [c for c in text if letter(c) or c == ZERO]
     visible = [c for c in text if not c.isspace()]
     kept = [c4(line) for line in lines]
     count, size = repeated(lines)
@@ -190,7 +200,7 @@ def slow_statistics(text: str) -> dict[str, float]:
         "lines": len(all_lines),
         "paragraphs": len(paragraphs),
         "mean_word_length": share(sum(map(len, words)), len(words)),
-        "alphabetic_word_fraction": share(sum(any(letter(c) or c == "〇" for c in t.text) for t in found), len(found)),
+        "alphabetic_word_fraction": share(sum(any(letter(c) or c == ZERO for c in t.text) for t in found), len(found)),
         "hash_word_ratio": share(text.count("#"), len(found)),
         "ellipsis_word_ratio": share(text.count("...") + text.count("\u2026"), len(found)),
         "bullet_line_fraction": share(sum(line.lstrip().startswith(("\u2022", "-")) for line in lines), len(all_lines)),
@@ -215,7 +225,7 @@ def slow_statistics(text: str) -> dict[str, float]:
         "javascript_lines": sum("javascript" in line.lower() for line in lines),
         "policy_lines": sum(any(p in line.lower() for p in POLICY) for line in lines),
         "upper_case_fraction": share(sum(unicodedata.category(c) in ("Lu", "Lt") for c in letters), len(letters)),
-        "digit_fraction": share(sum(unicodedata.category(c)[0] == "N" and c != "〇" for c in visible), len(visible)),
+        "digit_fraction": share(sum(unicodedata.category(c)[0] == "N" and c != ZERO for c in visible), len(visible)),
         "cjk_fraction": share(sum(ideograph(c) or hangul(c) for c in letters), len(letters)),
     }
 

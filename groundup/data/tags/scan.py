@@ -188,7 +188,6 @@ def scan(
         if word:
             at, more, letters, capitals, digits, hangul, before_kind = scan_word(data, at, stop, table, ascii_words)
             characters = at - token_start - more
-            value = hash_bytes(data, token_start, at, limit)
             counts[WORDS] += 1
             counts[WORD_CHARACTERS] += characters
             counts[LETTERS] += letters
@@ -205,7 +204,6 @@ def scan(
         else:
             at, more, run = scan_mark(data, at, stop, code, size, kind, table)
             characters = at - token_start - more
-            value = hash_step(hash_step(hash_start(), np.uint64(code)), np.uint64(run))
             before_kind, before_code, before_run = kind, code, run
             if kind & IDEOGRAPH:
                 counts[WORDS] += 1
@@ -237,7 +235,7 @@ def scan(
                 counts[MEASURED] = character
                 counts[MEASURED_NEWLINES] = counts[NEWLINES]
             else:
-                hashes[tokens] = value
+                hashes[tokens] = hash_bytes(data, token_start, at, limit)
                 ends[tokens + 1] = ends[tokens] + characters
                 spans[tokens + 1] = spans[tokens] + characters + gap
                 tokens += 1
