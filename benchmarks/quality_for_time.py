@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+from groundup.data.documents import iterate_texts
+from groundup.rundir import RunDir
 
 BENCHMARKS = Path(__file__).resolve().parent
 RECIPE = BENCHMARKS.parent / "examples" / "quickstart.toml"
@@ -36,10 +37,9 @@ def json_output(command: list[str]) -> dict[str, Any]:
 
 def export_text(run: Path, part: str, target: Path) -> tuple[int, int]:
     """Write a part's cleaned documents, a newline between two of them. Returns their number and bytes."""
-    files = sorted((run / "data" / "documents").glob(f"{part}-*.parquet"))
-    if not files:
+    texts = [text for _, text in iterate_texts(RunDir(run), part)]
+    if not texts:
         sys.exit(f"{run}: no {part} documents")
-    texts = [text for file in files for text in pq.read_table(file, columns=["text"])["text"].to_pylist()]
     target.write_bytes("\n".join(texts).encode())
     return len(texts), sum(len(text.encode()) for text in texts)
 

@@ -16,7 +16,9 @@ from groundup.launch.options import clustered, launching
 
 if TYPE_CHECKING:
     from groundup.launch.processes import Processes
+    from groundup.recipe.language import LanguageRecipe
     from groundup.recipe.layout import Layout
+    from groundup.rundir import RunDir
 
 
 @click.group(cls=Suggesting, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -102,26 +104,86 @@ def plan(target: Target, dry: bool, ranks: int | None, chosen: tuple[int, ...]) 
     return plan_here(loaded.recipe, run)
 
 
-def _course(target: Target, *names: str, **training: Any) -> list[Any]:
-    """Run the named steps in the target's run folder, under its lock. `training`: more for the step `train`."""
+def _course(target: Target, *names: str, executor: str = "auto", **training: Any) -> list[Any]:
+    """Run the named steps in the target's run folder, under its lock. `executor`: of the tasks of `prepare`;
+    `training`: more for the step `train`."""
     from groundup import course
 
     if "prepare" not in names:
         target.existing_run()
     loaded, run = target.open()
+    if "train" in names:
+        from groundup.train.manifest import checkpoints_of
+
+        checkpoints_of(loaded.recipe, run)  # a place that nothing here can open is told before any work
     outcomes = []
     with run.lock():
         for name in names:
             step = getattr(course, name)
-            outcomes.append(step(loaded, run, **training) if name == "train" else step(loaded, run))
+            more = {"train": training, "prepare": {"executor": executor}}.get(name, {})
+            outcomes.append(step(loaded, run, **more))
     return outcomes
 
 
 @verb(cli, "prepare")
-def prepare(target: Target) -> dict[str, Any]:
+@click.option(
+    "--executor",
+    type=click.Choice(["auto", "process", "pool", "ray", "slurm"]),
+    default="auto",
+    help="Where tasks over text run; auto: here, in as many processes as pay.",
+)
+def prepare(target: Target, executor: str) -> dict[str, Any]:
     """Read, clean, deduplicate, split, tokenize or scale."""
-    (outcome,) = _course(target, "prepare")
+    (outcome,) = _course(target, "prepare", executor=executor)
     return {**outcome.as_dict(), **outcome.result}
+
+
+@cli.group("data", cls=Suggesting)
+def data() -> None:
+    """What happened to documents, and which of them a training step saw."""
+
+
+def _text_run(target: Target) -> tuple[LanguageRecipe, RunDir]:
+    from groundup.recipe.language import LanguageRecipe
+
+    run, recipe = target.existing_run(), target.load().recipe
+    if not isinstance(recipe, LanguageRecipe):
+        raise UserError(
+            "a table has rows, not documents", where=str(run.path), advice="Its report says what was dropped"
+        )
+    return recipe, run
+
+
+@verb(data, "why")
+@click.argument("document")
+def data_why(target: Target, document: str) -> Result:
+    """Why a document was dropped, or where it went."""
+    from groundup.data.explain.why import as_text, why
+
+    recipe, run = _text_run(target)
+    found = why(run, recipe, document)
+    return found, as_text(found)
+
+
+@verb(data, "funnel")
+def data_funnel(target: Target) -> Result:
+    """Documents through the stages, and why they fell."""
+    from groundup.data.explain.funnel import funnel
+    from groundup.rundir import load_manifest
+
+    _, run = _text_run(target)
+    return funnel(load_manifest(run))
+
+
+@verb(data, "batch")
+@click.argument("step", type=click.IntRange(1))
+def data_batch(target: Target, step: int) -> Result:
+    """The documents in the batch of a training step."""
+    from groundup.train.batches import as_text, batch_of_step
+
+    run = target.existing_run()
+    found = batch_of_step(target.load().recipe, run, step)
+    return found, as_text(found)
 
 
 @verb(cli, "train")

@@ -71,8 +71,9 @@ def refuse_unprepared(loaded: LoadedRecipe, run: RunDir) -> None:
         )
 
 
-def prepare(loaded: LoadedRecipe, run: RunDir) -> Outcome:
-    """Read, clean, deduplicate, split, tokenize. The result is the data manifest without its list of files."""
+def prepare(loaded: LoadedRecipe, run: RunDir, *, executor: str = "auto") -> Outcome:
+    """Read, clean, deduplicate, split, tokenize. The result is the data manifest without its list of files.
+    `executor`: where the tasks of a text's stages run."""
     from groundup.lineage import lineage
 
     step = _prepare_step(loaded)
@@ -81,7 +82,8 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> Outcome:
     inputs = step.inputs(loaded, files)
 
     def work() -> dict[str, Any]:
-        manifest = step.prepare(loaded, run, files, inputs)
+        more = {} if isinstance(loaded.recipe, TableRecipe) else {"kind": executor}
+        manifest = step.prepare(loaded, run, files, inputs, **more)
         say(step.summary(manifest))
         return {k: v for k, v in manifest.items() if k != "files"}
 

@@ -2,7 +2,8 @@
 
 recipe.toml            the resolved recipe            recipe.origins.json   where each value came from
 lineage.json           code, machine, recipe          steps/NAME.json       record of each finished step
-data/                  documents, tokenizer, tokens   checkpoints/          training state by step
+data/                  tokenizer, tokens, manifest    checkpoints/          training state by step
+stages/                what each stage of preparing text made of each shard
 metrics.jsonl          one line per log point         tensorboard/          the same as event files
 evaluate.json          evaluation                     export/               the Hugging Face folder
 report.html            the report                     report.json           its numbers
@@ -79,6 +80,10 @@ class RunDir:
     @property
     def data(self) -> Path:
         return self.path / "data"
+
+    @property
+    def stages(self) -> Path:
+        return self.path / "stages"
 
     @property
     def checkpoints(self) -> Path:

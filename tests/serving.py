@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from groundup.data.tokens.tokenizer import Tokenizer, train_tokenizer
+from groundup.data.tokens.tokenizer import Tokenizer
+from groundup.data.tokens.train import train_tokenizer
 from groundup.deploy.engine import BatchingEngine
 from groundup.deploy.interface import Event, Handle, Request
 from groundup.models.decoder import Decoder, build_decoder

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from groundup.data.documents import iterate_texts, outcomes
 from groundup.data.tokens.tokenizer import Tokenizer
+from groundup.rundir import RunDir
 from tests.conftest import groundup, groundup_json
 
 STEPS = ["prepare", "train", "evaluate", "export"]
@@ -72,10 +74,10 @@ def test_a_changed_source_file_is_prepared_anew(recipe_file: Path, corpus: Path,
 
 def test_every_document_is_kept_or_says_why_not(finished_run: tuple[Path, dict[str, Any]]) -> None:
     data = finished_run[0] / "data"
-    kept = [row for path in (data / "documents").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
-    dropped = pq.read_table(data / "dropped.parquet").to_pylist()
-    assert len(kept) == 59
-    (twin,) = dropped
+    found = list(outcomes(RunDir(finished_run[0])))
+    assert sum(row["reason"] is None for row in found) == 59
+    assert {row["split"] for row in found if row["reason"] is None} == {"train", "validation"}
+    (twin,) = (row for row in found if row["reason"] is not None)
     assert twin["id"].endswith("#59")
     assert twin["reason"] == "exact_duplicate"
     assert twin["twin"].endswith("#3")
@@ -93,7 +95,7 @@ def test_tokens_are_the_documents(finished_run: tuple[Path, dict[str, Any]]) -> 
     for file in manifest["files"]:
         tokens = np.fromfile(data / "tokens" / f"{file['name']}.bin", manifest["dtype"])
         assert len(tokens) == file["tokens"]
-        texts = pq.read_table(data / "documents" / f"{file['split']}-000.parquet").column("text").to_pylist()
+        texts = [text for _, text in iterate_texts(RunDir(finished_run[0]), file["split"])]
         index = pq.read_table(data / "tokens" / f"{file['name']}.parquet").to_pylist()
         assert len(index) == len(texts) == file["documents"]
         for row, text in zip(index, texts, strict=True):
@@ -138,6 +140,20 @@ def test_two_sources_and_an_own_tokenizer(
     manifest = json.loads((run / "data" / "manifest.json").read_text())
     assert [s["name"] for s in manifest["sources"]][1] == "texts"
     assert "train_tokenizer" not in [s["name"] for s in manifest["stages"]]
+
+
+@pytest.mark.slow
+def test_best_fit_packing_and_epochs_of_a_source(corpus: Path, recipe_file: Path, tmp_path: Path) -> None:
+    sources = f'data.sources=[{{path="{corpus}", epochs=2.0}}, {{path="{corpus}", name="again"}}]'
+    settings = (sources, "data.deduplicate=false", 'train.packing="best-fit"', 'train.duration="2 epochs"')
+    words = [word for setting in settings for word in ("--set", setting)]
+    result = groundup_json("train", recipe_file, "--run-dir", tmp_path / "run", *words)
+    data = tmp_path / "run" / "data"
+    packed = sorted(path.name for path in (data / "packed").glob("*.windows"))
+    assert [name[16:] for name in packed] == ["-000-64.windows", "-001-64.windows"]
+    windows = [(data / "packed" / name).stat().st_size // 8 - 1 for name in packed]
+    # A run is of whole steps.
+    assert 0 <= result["samples_consumed"] - 2 * (2 * windows[0] + windows[1]) < 8
 
 
 def test_json_is_alone_on_standard_output_and_progress_is_on_standard_error(recipe_file: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from groundup.data.tokens.tokenizer import Tokenizer, train_tokenizer
+from groundup.data.tokens.tokenizer import Tokenizer
+from groundup.data.tokens.train import train_tokenizer
 from groundup.deploy import export
 from groundup.deploy.export import ExportMismatch, write_export
 from groundup.errors import UserError

@@ -70,6 +70,13 @@ def test_all_errors_at_once_with_place_key_and_advice(tmp_path: Path) -> None:
     assert len(lines) == 8
 
 
+def test_a_key_of_another_section_is_named(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path / "r.toml", '[train]\ncheckpoint_every = "5 steps"\n')
+    assert line.endswith("unknown key 'checkpoint_every'. There is checkpoint.every")
+    (line,) = problems(tmp_path / "r.toml", "[train]\nhidden_size = 96\n")
+    assert line.endswith("There is model.hidden_size")
+
+
 def test_a_verdict_on_a_default_that_stands_in_is_not_told(tmp_path: Path) -> None:
     (line,) = problems(tmp_path / "r.toml", "[model]\nhiden_size = 96\nheads = 6\n")
     assert "hiden_size" in line
@@ -89,10 +96,16 @@ def test_a_verdict_on_a_default_that_stands_in_is_not_told(tmp_path: Path) -> No
         ('[model.experts]\nbalance = "bias"\n', "model.experts", "selection bias"),
         ('[optim]\nwarmup = "30 steps"\n[train]\nduration = "20 steps"\n', "optim.warmup", "at most 20 steps"),
         ('[optim]\ndecay = "3 steps"\n', "optim.decay", "warmup-stable-decay"),
+        ('[checkpoint]\nplace = "s4://bucket/run"\n', "checkpoint.place", "s3://"),
         (
             '[data]\nsources = [{ path = "a", weight = 1.0 }, { path = "b" }]\n',
             "data.sources[1]",
             "all or none",
+        ),
+        (
+            '[data]\nsources = [{ path = "a", weight = 1.0 }, { path = "b", weight = 1.0, epochs = 2 }]\n',
+            "data.sources[1].epochs",
+            "either epochs or weights",
         ),
         ('[data]\nsources = [{ path = "a", name = "x" }, { path = "b", name = "x" }]\n', "data.sources[0].name", "own"),
     ],

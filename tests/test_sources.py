@@ -35,7 +35,7 @@ def refusal(source: Source, base: Path) -> str:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    for name in ("b.txt", "a.md", "sub/c.jsonl.gz", "sub/d.PARQUET", "e.html", "f.parquet.gz", ".hidden.txt"):
+    for name in ("b.txt", "a.md", "sub/c.jsonl.gz", "sub/d.PARQUET", "e.docx", "f.parquet.gz", ".hidden.txt"):
         put(tmp_path / "corpus" / name)
     return tmp_path
 
@@ -132,13 +132,13 @@ def test_a_missing_path_offers_the_nearest_name(corpus: Path) -> None:
 
 
 def test_what_cannot_be_read_is_refused(corpus: Path) -> None:
-    assert "can't be read" in refusal(Source(path="corpus/e.html"), corpus)
+    assert "can't be read" in refusal(Source(path="corpus/e.docx"), corpus)
     assert ".jsonl" in refusal(Source(path="corpus/f.parquet.gz"), corpus)
     put(corpus / "empty.txt", "")
     assert "0 bytes" in refusal(Source(path="empty.txt"), corpus)
-    text = refusal(Source(path="corpus", files="*.html"), corpus)
-    assert "'*.html'" in text
-    assert "other suffixes: .html" in text
+    text = refusal(Source(path="corpus", files="*.docx"), corpus)
+    assert "'*.docx'" in text
+    assert "other suffixes: .docx" in text
     assert "'*.csv'" in refusal(Source(path="corpus", files="*.csv"), corpus)
     assert "leaves" in refusal(Source(path="corpus/sub", files="../*.txt"), corpus)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.data.batches.mixture import Mixture
 from groundup.data.batches.permutation import permute
-from groundup.data.batches.stream import Mixture, TokenStream
+from groundup.data.batches.stream import TokenStream
 from groundup.data.tokens.shards import TokenSource
 
 
@@ -27,6 +28,7 @@ def stream(
     return TokenStream(list(sources), length, seed, start_id, joined)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 700), st.integers(0, 2**64 - 1))
 def test_permutation_hits_every_place_once(n: int, key: int) -> None:
     assert sorted(permute(np.arange(n), n, key).tolist()) == list(range(n))
@@ -40,6 +42,7 @@ def test_permutation_depends_on_the_key_and_is_no_shift() -> None:
     assert len(np.unique(steps)) > 500
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 5))
 def test_an_epoch_is_every_token_once_as_a_label(tokens: int, length: int, seed: int) -> None:
     one = stream(source(tokens + 1, shards=min(3, tokens)), length=length, seed=seed)
@@ -75,9 +78,10 @@ def test_seeking_far_is_instant_and_consistent() -> None:
     assert torch.equal(one.samples(far, far + 4).tokens_BL[2:], one.samples(far + 2, far + 4).tokens_BL)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=5), st.integers(0, 10**9))
 def test_mixture_keeps_proportions_over_any_window(weights: list[float], start: int) -> None:
-    mixture = Mixture(weights)
+    mixture = Mixture.of_weights(weights)
     share = np.array(weights) / sum(weights)
     span = 3 * 4096
     chosen, index = mixture.locate(np.arange(start, start + span))
@@ -115,3 +119,37 @@ def test_documents_are_numbered_and_starts_counted_only_where_they_end_a_text() 
 def test_no_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="no tokens"):
         stream(source(1))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=6))
+def test_any_prefix_has_the_exact_proportions(counts: list[int]) -> None:
+    mixture = Mixture(np.array(counts))
+    chosen, index = mixture.locate(np.arange(2 * sum(counts)))
+    passed = np.cumsum(chosen[:, None] == np.arange(len(counts)), axis=0)
+    share = np.arange(1, len(chosen) + 1)[:, None] * np.array(counts) / sum(counts)
+    assert np.abs(passed - share).max() < len(counts) / 2 + 1
+    for s, count in enumerate(counts):
+        assert index[chosen == s].tolist() == list(range(2 * count))
+
+
+def test_a_small_share_is_no_larger_than_asked() -> None:
+    chosen, _ = Mixture.of_weights([1.0, 1e-5]).locate(np.arange(10**6))
+    assert int((chosen == 1).sum()) == 10
+
+
+def test_epochs_of_a_source_are_passed_in_one_epoch_of_the_stream() -> None:
+    big = source(801, "big")
+    small = TokenSource("small", None, [np.arange(10**6, 10**6 + 81, dtype="<u4")], epochs=2.5)
+    tiny = TokenSource("tiny", None, [np.arange(10**7, 10**7 + 9, dtype="<u4")], epochs=4)
+    one = stream(big, small, tiny)
+    assert one.samples_per_epoch == 100 + 25 + 4
+    first = one.samples(0, one.samples_per_epoch).tokens_BL[:, 0]
+    assert sorted(first[first < 10**6].tolist()) == list(range(0, 800, 8))
+    from_small = first[(first >= 10**6) & (first < 10**7)].tolist()
+    assert len(set(from_small[:10])) == len(set(from_small[10:20])) == 10
+    assert from_small[:10] != from_small[10:20]
+    assert len(from_small) == 25
+    assert (first == 10**7).sum() == 4
+    half = one.samples(0, one.samples_per_epoch // 2).tokens_BL[:, 0]
+    assert 10 <= ((half >= 10**6) & (half < 10**7)).sum() <= 15

@@ -51,9 +51,7 @@ def export(recipe: LanguageRecipe, run: RunDir) -> dict[str, Any]:
         },
     }
     windows = task.validation.in_order(0, min(CHECK_WINDOWS, task.validation.samples_per_epoch))
-    texts = [
-        text[:2000] for _, (_, text) in zip(range(CHECK_TEXTS), iterate_texts(run.data, "validation"), strict=False)
-    ]
+    texts = [text[:2000] for _, (_, text) in zip(range(CHECK_TEXTS), iterate_texts(run, "validation"), strict=False)]
     result = write_export(
         model,
         run.data / "tokenizer",

@@ -5,7 +5,6 @@ It joins the process group, does the work the job names, and leaves a report of 
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -20,13 +19,12 @@ from typing import Any, NoReturn
 from groundup import heartbeat
 from groundup.errors import EXIT_INTERRUPTED, Interrupted
 from groundup.launch.failure import Report, report_of
+from groundup.orphans import die_with
 from groundup.train.signals import REGROUP, STOPS
 
 # What the agent sends in place of the signals it gets. The signals themselves may reach a worker too, from a terminal
 # or a scheduler, and the second would have it leave without saving; so they are blocked, and only these count.
 STOP_SIGNALS = {number: signal.SIGRTMIN + 5 + place for place, number in enumerate((*STOPS, REGROUP))}
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,7 @@ class Worker:
 
     def guard(self) -> None:
         """Die with the agent, stop only when it says so, and keep standard output out of results."""
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != self.job.agent:
-            os._exit(1)
+        die_with(self.job.agent)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         for sent in STOP_SIGNALS.values():
             signal.signal(sent, self._stop)

@@ -48,7 +48,9 @@ def plan_here(recipe: Recipe, run: RunDir) -> tuple[dict[str, Any], str]:
     assert isinstance(recipe, LanguageRecipe)
     per_epoch = None
     if manifest:
-        per_epoch = max(1, (manifest["splits"]["train"]["tokens"] - 1) // recipe.train.sequence_length)
+        sources, train = manifest["sources"], [f for f in manifest["files"] if f["split"] == "train"]
+        tokens = sum(f["tokens"] * (sources[f["source"]].get("epochs") or 1.0) for f in train)
+        per_epoch = max(1, int(tokens - 1) // recipe.train.sequence_length)
     tokens = plan["training_tokens"] = training_tokens(recipe, per_epoch)
     plan["rough_seconds_here"] = None if tokens is None else rough_seconds(plan["flops_per_token"] * tokens, peak)
     return plan, _text(recipe, plan)

@@ -35,6 +35,17 @@ def _schedule(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(("optim", key), f"{part} is longer than the whole run ({whole})", f"at most {whole}")
 
 
+def _place(recipe: Recipe) -> Iterator[Problem]:
+    protocol, url, _ = (recipe.checkpoint.place or "").partition("://")
+    if url:
+        from fsspec.registry import known_implementations
+
+        if protocol not in known_implementations:
+            near = difflib.get_close_matches(protocol, known_implementations, 1, 0.5)
+            expected = f"{near[0]}://..." if near else "a folder, or a URL such as s3://bucket/run"
+            yield Problem(("checkpoint", "place"), f"no storage speaks {protocol!r}", expected)
+
+
 def field_names(section: BaseModel, prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys that hold values."""
     for name in type(section).model_fields:
@@ -68,7 +79,7 @@ def _tune(recipe: Recipe) -> Iterator[Problem]:
 
 def impossible(recipe: Recipe) -> list[Problem]:
     """Every impossible combination in a recipe whose single values are right."""
-    problems = [*_schedule(recipe), *_tune(recipe)]
+    problems = [*_schedule(recipe), *_place(recipe), *_tune(recipe)]
     if isinstance(recipe, LanguageRecipe):
         problems += language_problems(recipe)
     if isinstance(recipe, TableRecipe):

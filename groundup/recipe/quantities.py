@@ -132,3 +132,39 @@ SpanField = Annotated[
         {"type": "string", "pattern": r"^(\d+d)?(\d+h)?(\d+m)?(\d+s)?$", "examples": ["7h50m", "2d", "90s"]}
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Size:
+    """An amount of memory or data."""
+
+    bytes: int
+
+    def __str__(self) -> str:
+        for unit, scale in reversed(_SCALES.items()):
+            if scale > 1 and self.bytes and self.bytes % scale == 0:
+                return f"{self.bytes // scale} {unit}"
+        return f"{self.bytes} B"
+
+
+_SCALES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)")
+
+
+def parse_size(text: Any) -> Size:
+    if isinstance(text, Size):
+        return text
+    match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError('an amount such as "4 GiB" or "128 MiB"')
+    return Size(int(float(match[1]) * _SCALES[match[2]]))
+
+
+SizeField = Annotated[
+    Size,
+    PlainValidator(parse_size),
+    PlainSerializer(str),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(B|KiB|MiB|GiB|TiB)$", "examples": ["4 GiB", "128 MiB"]}
+    ),
+]

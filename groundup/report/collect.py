@@ -38,6 +38,7 @@ def collect(run: Path) -> dict[str, Any]:
     training, samples = summarise(run, unit, str(_value(values, "train", "best_metric") or "loss"), problems)
     evaluation = _json(run, "evaluate.json", problems)
     parts = {"recipe": recipe, "lineage": _json(run, "lineage.json", problems)}
+    parts |= {"look": _json(run, "data/look.json", problems)}
     parts |= {"plan": _json(run, "plan.json", problems), "data": data, "training": training}
     parts |= {"evaluation": evaluation, "export": _json(run, "export.json", problems)}
     parts["tune"] = summarise_search(run, _json(run, "tune.json", problems), _value(values, "tune", "trials"))

@@ -8,7 +8,8 @@ from typing import Any
 
 from groundup.report.bars import bar_chart, funnel
 from groundup.report.figures import UNKNOWN, count, duration, number, plain, quantity, records, whole
-from groundup.report.markup import Html, code, facts, section, table
+from groundup.report.histogram import histogram
+from groundup.report.markup import Html, code, facts, fold, long_table, section, table
 from groundup.report.sections import Report, not_there
 
 
@@ -34,7 +35,25 @@ def data(report: Report) -> Html:
     if any(value for _, value in tokens):
         graphics.append(bar_chart(sorted(tokens, key=lambda t: -t[1])[:12], title="Tokens by source"))
     tables = _stages(stages) + _sources(sources) + _splits(manifest)
-    return section("data", "Data", f'<div class="charts">{"".join(graphics)}</div>{tables}')
+    return section(
+        "data", "Data", f'<div class="charts">{"".join(graphics)}</div>{tables}{_look(report["look"] or {})}'
+    )
+
+
+def _look(look: dict[str, Any]) -> str:
+    """How statistics are spread, and examples of what was dropped."""
+    charts = "".join(
+        histogram(entry["edges"], entry["counts"], entry["limits"], title=entry["tag"])
+        for entry in look.get("histograms", ())
+    )
+    rows = [
+        (reason, code(example["id"]), example["beginning"])
+        for reason, examples in look.get("examples", {}).items()
+        for example in examples
+    ]
+    shown = fold("How the statistics are spread, and where the rules cut", f'<div class="charts">{charts}</div>')
+    table = long_table(["Reason", "Document", "Its beginning"], rows, what="examples", align="lll")
+    return (shown if charts else "") + (fold("Examples of documents that were dropped", table) if rows else "")
 
 
 def _levels(stages: Sequence[dict[str, Any]], what: str) -> list[tuple[str, float]]:

@@ -117,6 +117,14 @@ class Classification:
         rows = self.train.split.source_rows[self.train.locate(start, stop)].tolist()
         return [{"sample": start + number, "row": row} for number, row in enumerate(rows)]
 
+    def origins(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Of each sample the table and its row there."""
+        table = self.recipe.data.path
+        return [
+            {"sample": entry["sample"], "id": entry["row"], "source": table, "file": table, "offset": entry["row"]}
+            for entry in self.documents(start, stop)
+        ]
+
     def cross_entropy(self, model: Perceptron, output: Tensor, batch: Rows) -> Tensor:
         """Summed over the weighted rows."""
         loss_B = F.cross_entropy(output.float(), batch.labels_B, reduction="none")

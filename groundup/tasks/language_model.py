@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from groundup.data.batches.batch import Batch
 from groundup.data.batches.stream import TokenStream
 from groundup.data.prepare import check_length
+from groundup.data.tokens.pack import packed_windows
 from groundup.data.tokens.shards import open_sources
 from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.evaluate.language_model import evaluate_stream
@@ -38,12 +39,17 @@ class LanguageModel:
         self.length = recipe.train.sequence_length
         check_length(self.length, self.manifest)
         joined = self.tokenizer.end_id is None
-        self.train, self.validation = (
-            TokenStream(
-                open_sources(run.data, self.manifest, split), self.length, recipe.seed, self.tokenizer.start_id, joined
-            )
-            for split in ("train", "validation")
-        )
+        train, validation = (open_sources(run.data, self.manifest, split) for split in ("train", "validation"))
+        packed = None
+        if recipe.train.packing == "best-fit":
+            key = self.manifest["fingerprint"][:16]
+            packed = [
+                packed_windows(run.data / "packed", f"{key}-{n:03d}", source, self.length, joined)
+                for n, source in enumerate(train)
+            ]
+        start_id = self.tokenizer.start_id
+        self.train = TokenStream(train, self.length, recipe.seed, start_id, joined, packed)
+        self.validation = TokenStream(validation, self.length, recipe.seed, start_id, joined)
 
     unit = "tokens"
 
@@ -69,6 +75,7 @@ class LanguageModel:
             "model": {**model, "vocab_size": self.vocab_size},
             "seed": self.recipe.seed,
             "sequence_length": self.length,
+            "packing": self.recipe.train.packing,
         }
 
     @property
@@ -113,6 +120,10 @@ class LanguageModel:
     def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
         """Of each sample its source, window, tokens [first, end) in the source, and the ids of its documents."""
         return self.train.documents(start, stop)
+
+    def origins(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Each document of each sample: sample, id, source, file, offset in the file."""
+        return self.train.origins(start, stop)
 
     def after_step(
         self, model: Decoder, sum_over_tokens: Callable[[Tensor], Tensor], skip: Tensor | None = None

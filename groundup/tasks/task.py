@@ -57,6 +57,9 @@ class Task(Protocol):
     def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
         """Where samples [start, stop) of the training stream come from, one entry per sample."""
 
+    def origins(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """The documents or rows of samples [start, stop): sample, id, source, file, offset or row there."""
+
     def cross_entropy(self, model: Any, output: Any, batch: Any) -> Tensor:
         """Of the model's output, summed over what counts in the batch: what quality is measured by."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -31,12 +32,18 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
 
 
 def fill(folder: Path, room: int) -> None:
-    """Leave only `room` bytes free."""
-    free = os.statvfs(folder)
-    length = free.f_bavail * free.f_frsize - room
-    if length > 0:
-        with (folder / BALLAST).open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, length)
+    """Leave only `room` bytes free, while others write there."""
+    with (folder / BALLAST).open("wb") as file:
+        for _ in range(10):
+            free = os.statvfs(folder)
+            length = free.f_bavail * free.f_frsize - room
+            if length <= 0:
+                return
+            try:
+                return os.posix_fallocate(file.fileno(), 0, length)
+            except OSError as error:  # somebody has taken the room meanwhile
+                if error.errno != errno.ENOSPC:
+                    raise
 
 
 def empty(folder: Path) -> None:

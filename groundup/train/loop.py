@@ -22,6 +22,13 @@ class Schedule(Protocol):
         """Learning rate of the step that begins when `samples` samples are consumed."""
 
 
+class Position(Protocol):
+    """Where in the stream of samples a training is, and the samples [start, stop) left out of it, in order."""
+
+    samples: int
+    dropped: list[tuple[int, int]]
+
+
 class Hook(Protocol):
     def due(self, state: TrainState) -> bool:
         """Whether there is something to do after the step that led to this state."""
@@ -41,7 +48,7 @@ def train_step(
     return StepResult(loss, norm, lr)
 
 
-def next_end(state: TrainState, pace: Pace, total_samples: int) -> tuple[int, bool]:
+def next_end(state: Position, pace: Pace, total_samples: int) -> tuple[int, bool]:
     """Where the step that begins now ends, and whether its samples are dropped."""
     end = min(pace.step_end(state.samples), total_samples)
     for start, stop in state.dropped:

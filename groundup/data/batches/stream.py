@@ -1,13 +1,14 @@
 """The batch stream: which windows sample n holds is a pure function of (data, seed, n), whoever asks.
 
-A source's tokens are cut into windows of fixed length. Each epoch of a source is a fresh seeded permutation of its
-windows. Sources are mixed by a fixed pattern of slots, so that every long prefix has the exact proportions.
+A source's tokens are cut into windows of fixed length, or its documents are packed into them. Each epoch of a source is
+a fresh seeded permutation of its windows. Sources are mixed in exact proportions (mixture.py).
 
 Shapes: B samples, L tokens of a sample.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,61 +17,57 @@ import xxhash
 from numpy.typing import NDArray
 
 from groundup.data.batches.batch import Batch
+from groundup.data.batches.fill import fill
+from groundup.data.batches.mixture import Mixture
 from groundup.data.batches.permutation import permute
-from groundup.data.tokens.shards import DocumentIndex, TokenSource
+from groundup.data.tokens.index import DocumentIndex
+from groundup.data.tokens.pack import PackedWindows
+from groundup.data.tokens.shards import TokenSource
 
-_SLOTS = 4096
-
-
-class Mixture:
-    """Closed form of sample -> (source, how many samples of that source came before)."""
-
-    def __init__(self, weights: list[float]) -> None:
-        share = np.asarray(weights, float) / sum(weights)
-        count = np.maximum(1, np.floor(share * _SLOTS)).astype(np.int64)
-        for source in np.argsort(count - share * _SLOTS)[: max(0, _SLOTS - int(count.sum()))]:
-            count[source] += 1
-        # The j-th of c slots of a source falls at (j + 1/2) / c of the pattern: as even as it can be.
-        place = np.concatenate([(np.arange(c) + 0.5) / c for c in count])
-        source = np.repeat(np.arange(len(count)), count)
-        self.count = count
-        self.pattern: NDArray[np.int64] = source[np.argsort(place, kind="stable")]
-        self.rank = np.empty_like(self.pattern)
-        for s in range(len(count)):
-            mine = self.pattern == s
-            self.rank[mine] = np.arange(int(mine.sum()))
-
-    def locate(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        cycle, slot = np.divmod(samples, len(self.pattern))
-        source = self.pattern[slot]
-        return source, cycle * self.count[source] + self.rank[slot]
+Integers = NDArray[np.int64]
 
 
 class TokenStream:
     """The stream over the sources of one split.
 
     `start_id`: the token that begins a document. `joined`: whether it also ends the one before; if not, predicting it
-    is not counted. Raises ValueError where there is not one whole window (callers check first).
+    is not counted. `packed`: the packed windows of each source; without it a source is cut every `length` tokens.
+
+    Where sources have weights, samples have these shares, and an epoch is as many samples as there are windows. Where
+    one has `epochs`, an epoch of the stream passes each source so many times (default once), evenly spread. Otherwise
+    an epoch is every window once. Raises ValueError where there is not one whole window (callers check first).
     """
 
-    def __init__(self, sources: list[TokenSource], length: int, seed: int, start_id: int, joined: bool) -> None:
-        self.sources, self.length, self.seed = sources, length, seed
-        self.start_id, self.joined = start_id, joined
+    def __init__(
+        self,
+        sources: list[TokenSource],
+        length: int,
+        seed: int,
+        start_id: int,
+        joined: bool,
+        packed: list[PackedWindows] | None = None,
+    ) -> None:
         # One more token than a window's inputs is read, for the last label; the last window may be partly empty.
-        self.windows = np.array([max(0, -(-(s.tokens - 1) // length)) for s in sources], np.int64)
-        if not self.windows.any():
+        cut = [max(0, -(-(s.tokens - 1) // length)) for s in sources]
+        windows = np.array(cut if packed is None else [len(p) for p in packed], np.int64)
+        if not windows.any():
             raise ValueError("the stream has no tokens")
-        if sources[0].weight is None:
-            self.ends = np.cumsum(self.windows)
-            self.mixture = None
-        else:
-            self.mixture = Mixture([s.weight or 0.0 for s in sources])
+        used = np.flatnonzero(windows).tolist()
+        self.sources = sources = [sources[s] for s in used]
+        self.packed = None if packed is None else [packed[s] for s in used]
+        self.windows: Integers = windows[used]
+        self.length, self.seed, self.start_id, self.joined = length, seed, start_id, joined
+        self.ends = np.cumsum(self.windows)
+        self.samples_per_epoch = int(self.windows.sum())
+        self.mixture: Mixture | None = None
+        if sources[0].weight is not None:
+            self.mixture = Mixture.of_weights([s.weight or 0.0 for s in sources])
+        elif any(s.epochs is not None for s in sources):
+            passes = np.array([1.0 if s.epochs is None else s.epochs for s in sources])
+            self.mixture = Mixture(np.maximum(1, np.rint(passes * self.windows)).astype(np.int64))
+            self.samples_per_epoch = self.mixture.cycle
 
-    @property
-    def samples_per_epoch(self) -> int:
-        return int(self.windows.sum())
-
-    def locate(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def locate(self, samples: Integers) -> tuple[Integers, Integers]:
         """Source and window of each sample."""
         if self.mixture is None:
             # Without weights all windows are one pool, so that an epoch is every window exactly once.
@@ -86,61 +83,109 @@ class TokenStream:
             window[mine] = permute(place, int(self.windows[s]), self._keys(epoch, int(s)))
         return source, window
 
-    def _keys(self, epochs: NDArray[np.int64], source: int) -> NDArray[np.uint64]:
+    def _keys(self, epochs: Integers, source: int) -> NDArray[np.uint64]:
         unique, inverse = np.unique(epochs, return_inverse=True)
         keys = [xxhash.xxh3_64_intdigest(f"{source}/{epoch}".encode(), seed=self.seed) for epoch in unique]
         return np.array(keys, np.uint64)[inverse]
 
     def samples(self, start: int, stop: int) -> Batch:
         """Samples [start, stop) of the shuffled stream."""
-        source, window = self.locate(np.arange(start, stop, dtype=np.int64))
-        return self._batch(zip(source.tolist(), window.tolist(), strict=True), stop - start)
+        return self._batch(*self.locate(np.arange(start, stop, dtype=np.int64)))
 
     def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Of each of samples [start, stop): source, window, tokens [first, end) in the source, ids of its documents."""
+        """Of each of samples [start, stop): source, window, tokens [first, end) in the source of each of its pieces (of
+        all of it, where nothing is packed), ids of its documents."""
+        return [
+            {
+                "sample": sample,
+                "source": index.source.name,
+                "window": window,
+                "tokens": spans[0] if self.packed is None else spans,
+                "documents": [name for begin, end in spans for name in index.between(begin, end)],
+            }
+            for sample, index, window, spans in self._spans(start, stop)
+        ]
+
+    def origins(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Each document of each of samples [start, stop): sample, id, source, file, offset in the file."""
+        return [
+            {
+                "sample": sample,
+                "id": row["id"],
+                "source": index.source.name,
+                "file": row["file"],
+                "offset": row["offset"],
+            }
+            for sample, index, _, spans in self._spans(start, stop)
+            for begin, end in spans
+            for row in index.rows(begin, end)
+        ]
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, DocumentIndex, int, list[list[int]]]]:
+        """Of each sample: the index of its source, its window, and the tokens [first, end) of its pieces."""
         source, window = self.locate(np.arange(start, stop, dtype=np.int64))
         indexes: dict[int, DocumentIndex] = {}
-        found = []
         for sample, s, w in zip(range(start, stop), source.tolist(), window.tolist(), strict=True):
-            if s not in indexes:
-                indexes[s] = DocumentIndex(self.sources[s])
-            first = w * self.length
-            end = min(first + self.length + 1, self.sources[s].tokens)
-            found.append(
-                {
-                    "sample": sample,
-                    "source": self.sources[s].name,
-                    "window": w,
-                    "tokens": [first, end],
-                    "documents": indexes[s].between(first, end),
-                }
-            )
-        return found
+            index = indexes.setdefault(s, DocumentIndex(self.sources[s]))
+            _, first, length = self._pieces(np.array([s]), np.array([w]))
+            # A label at a window's end may be of the next document; at a piece's end it closes its own.
+            last = 1 if self.packed is None else 0
+            spans = [
+                [begin, min(begin + count + last, self.sources[s].tokens)]
+                for begin, count in zip(first.tolist(), length.tolist(), strict=True)
+            ]
+            yield sample, index, w, spans
 
     def in_order(self, start: int, stop: int) -> Batch:
         """Windows [start, stop) in the order of the text, for evaluation."""
-        ends = np.cumsum(self.windows)
-        window = np.arange(start, stop)
-        source = np.searchsorted(ends, window, side="right")
-        window = window - (ends - self.windows)[source]
-        return self._batch(zip(source.tolist(), window.tolist(), strict=True), stop - start)
+        window = np.arange(start, stop, dtype=np.int64)
+        source = np.searchsorted(self.ends, window, side="right")
+        return self._batch(source, window - (self.ends - self.windows)[source])
 
-    def _batch(self, places: Any, count: int) -> Batch:
-        length = self.length
-        tokens = np.full((count, length + 1), self.start_id, np.int64)
-        weights = np.zeros((count, length), np.float32)
-        for row, (source, window) in enumerate(places):
-            read = self.sources[source].read(window * length, length + 1)
-            tokens[row, : len(read)] = read
-            weights[row, : len(read) - 1] = 1.0
-        inputs, labels = tokens[:, :-1], tokens[:, 1:]
-        if not self.joined:
-            weights[labels == self.start_id] = 0.0
-        documents = np.cumsum(inputs == self.start_id, axis=1)
-        several = bool((documents != documents[:, :1]).any())
+    def _pieces(self, source: Integers, window: Integers) -> tuple[Integers, Integers, Integers]:
+        """The pieces of these windows, in order: row of the batch, first token in its source, inputs."""
+        if self.packed is None:
+            rows = np.arange(len(source))
+            return rows, window * self.length, np.full(len(rows), self.length)
+        places = [self.packed[s].offsets[w : w + 2] for s, w in zip(source.tolist(), window.tolist(), strict=True)]
+        pieces = [self.packed[s].pieces[a:b] for s, (a, b) in zip(source.tolist(), places, strict=True)]
+        whole = np.concatenate(pieces)
+        return np.repeat(np.arange(len(source)), [len(p) for p in pieces]), whole[:, 0], whole[:, 1]
+
+    def _batch(self, source: Integers, window: Integers) -> Batch:
+        shape = len(source), self.length
+        row, first, length = self._pieces(source, window)
+        begin = np.cumsum(length + 1) - length - 1
+        raw = np.empty(int(begin[-1] + length[-1] + 1), np.result_type(*(s.dtype for s in self.sources)))
+        found = np.empty(len(row), np.int64)
+        sources = [self.sources[s] for s in source[row].tolist()]
+        for p, (of, at, count, token) in enumerate(
+            zip(sources, begin.tolist(), length.tolist(), first.tolist(), strict=True)
+        ):
+            found[p] = have = of.read_into(raw[at : at + count + 1], token)
+            if have <= count:
+                raw[at + have : at + count + 1] = self.start_id
+        column = np.cumsum(length) - length
+        column -= column[np.searchsorted(row, row)]
+        tokens, labels, documents = np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape, np.int64)
+        weights = np.empty(shape, np.float32)
+        several = fill(
+            raw,
+            found,
+            row,
+            column,
+            length,
+            self.start_id,
+            self.joined,
+            self.packed is not None,
+            tokens,
+            labels,
+            weights,
+            documents,
+        )
         return Batch(
-            torch.from_numpy(np.ascontiguousarray(inputs)),
-            torch.from_numpy(np.ascontiguousarray(labels)),
+            torch.from_numpy(tokens),
+            torch.from_numpy(labels),
             torch.from_numpy(weights),
             torch.from_numpy(documents) if several else None,
         )

@@ -8,11 +8,9 @@ and writes its rules into the recipe.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
-from groundup.errors import UserError
-from groundup.recipe.filters import Condition, Rule
+from groundup.recipe.filters import Condition, Filter, Rule
 
 MIXED = 0.3
 _SPACED = Condition(tag="cjk_fraction", max=MIXED)
@@ -97,28 +95,15 @@ def _cjk_quality(name: str) -> list[Rule]:
     ]
 
 
-_MAKERS = {
-    "gopher-quality": _gopher_quality,
-    "gopher-repetition": _gopher_repetition,
-    "c4": _c4,
-    "fineweb": _fineweb,
-    "cjk-quality": _cjk_quality,
+PRESETS: dict[Filter, list[Rule]] = {
+    "gopher-quality": _gopher_quality("gopher-quality"),
+    "gopher-repetition": _gopher_repetition("gopher-repetition"),
+    "c4": _c4("c4"),
+    "fineweb": _fineweb("fineweb"),
+    "cjk-quality": _cjk_quality("cjk-quality"),
 }
 
-PRESETS: dict[str, list[Rule]] = {name: make(name) for name, make in _MAKERS.items()}
 
-
-def all_rules(filters: Sequence[str], rules: Sequence[Rule] = ()) -> list[Rule]:
-    """The rules of the named presets, then the recipe's own. Raises UserError for an unknown name."""
-    found: list[Rule] = []
-    for name in filters:
-        if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, 1, 0.5)
-            raise UserError(
-                f"there is no filter {name!r}",
-                where="data.filters",
-                expected="one of " + ", ".join(PRESETS),
-                advice=f"Did you mean {near[0]!r}?" if near else "",
-            )
-        found += PRESETS[name]
-    return [*found, *rules]
+def all_rules(filters: Sequence[Filter], rules: Sequence[Rule] = ()) -> list[Rule]:
+    """The rules of the named presets, then the recipe's own."""
+    return [*(rule for name in filters for rule in PRESETS[name]), *rules]

@@ -1,14 +1,16 @@
-"""Files opened for reading as a stream of bytes, decompressed where their suffix says so."""
+"""Files and objects behind URLs opened for reading as a stream of bytes, decompressed where their suffix says so."""
 
 from __future__ import annotations
 
 import io
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import zstandard
+
+from groundup.data.read import remote
 
 _BUFFER = 1 << 20
 # Small, since zstd may make thousands of bytes from one.
@@ -18,16 +20,19 @@ _ZSTD_WINDOW = 1 << 31
 DAMAGE = (EOFError, zlib.error, zstandard.ZstdError)
 
 
-def open_stream(path: Path, on_bytes: Callable[[int], None] | None = None) -> io.BufferedReader:
-    """The content of `path`, decompressed if its name ends in .gz or .zst (all its members or frames).
+def open_stream(place: Path | str, on_bytes: Callable[[int], None] | None = None, start: int = 0) -> io.BufferedReader:
+    """The content of the file or URL `place`, decompressed if its name ends in .gz or .zst (all members or frames).
 
-    `on_bytes` is told of each read from the disk, in bytes. Reading raises one of `DAMAGE` where the
-    compressed data is damaged or cut short, OSError where the disk can't be read.
+    `on_bytes` is told of each read from the disk or the net, in bytes. `start`: the byte of the file to begin with, 0
+    for a compressed one. Reading raises one of `DAMAGE` where the
+    compressed data is damaged or cut short, OSError where the disk or the URL can't be read.
     """
-    stored: io.RawIOBase = io.FileIO(path)
+    stored: io.RawIOBase = io.FileIO(place) if isinstance(place, Path) else remote.RemoteFile(place)
+    if start:
+        stored.seek(start)
     if on_bytes is not None:
         stored = _Counted(stored, on_bytes)
-    suffix = path.suffix.lower()
+    suffix = place.suffix.lower() if isinstance(place, Path) else PurePath(remote.path_of(place)).suffix.lower()
     if suffix == ".gz":
         stored = _Decompressed(io.BufferedReader(stored, _BUFFER), lambda: zlib.decompressobj(wbits=31))
     elif suffix == ".zst":

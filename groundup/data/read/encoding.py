@@ -11,9 +11,13 @@ from groundup.data.read.compression import open_stream
 from groundup.errors import UserError
 
 _CHUNK = 1 << 20
+_MARKS: dict[str, tuple[bytes, ...]] = {
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+}
 
 
-def check_encoding(encoding: str, path: Path) -> None:
+def check_encoding(encoding: str, path: Path | str) -> None:
     """UserError unless Python has a text encoding of this name."""
     try:
         io.TextIOWrapper(io.BytesIO(), encoding=encoding).close()
@@ -30,7 +34,7 @@ def is_utf8(encoding: str) -> bool:
 
 
 def open_text(
-    path: Path, encoding: str, newline: str | None, on_bytes: Callable[[int], None] | None
+    path: Path | str, encoding: str, newline: str | None, on_bytes: Callable[[int], None] | None
 ) -> io.TextIOWrapper:
     """The decompressed, decoded content of `path` without a byte order mark.
 
@@ -42,7 +46,27 @@ def open_text(
     )
 
 
-def decoding_error(path: Path, encoding: str) -> UserError:
+def byte_sizes(path: Path | str, encoding: str) -> tuple[int, Callable[[str], int]]:
+    """What places in the decompressed file are counted by: the bytes of its byte order mark, and how many bytes a text
+    takes in it (for an encoding with shift states a text by itself, so that places in such files are near only)."""
+    name = codecs.lookup(encoding).name
+    marks: tuple[bytes, ...] = ()
+    if is_utf8(encoding):
+        marks, name = (codecs.BOM_UTF8,), "utf-8"
+    elif name in ("utf-16", "utf-32"):
+        marks, name = _MARKS[name], f"{name}-le"
+    with open_stream(path) as stream:
+        first = stream.peek(4)[:4]
+    mark = next((len(mark) for mark in marks if first.startswith(mark)), 0)
+    ascii_alike = len("a".encode(name)) == 1
+
+    def size(text: str) -> int:
+        return len(text) if ascii_alike and text.isascii() else len(text.encode(name, "replace"))
+
+    return mark, size
+
+
+def decoding_error(path: Path | str, encoding: str) -> UserError:
     """What to say of a file that doesn't decode: byte offset (after decompression), line, likely encoding.
 
     Reads the file again up to the place, since a reader that reads ahead can't tell it.

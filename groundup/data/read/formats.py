@@ -1,7 +1,7 @@
-"""The texts in files of records: JSON lines, CSV and Parquet.
+"""The texts in files of records: JSON lines and CSV.
 
-Each reader yields (record, text), records counted from 0 with the malformed ones among them, which go to
-`malformed`. None holds more of a file than a few records, or a few pages of one column.
+Each reader yields (record, offset, text): records counted from 0 with the malformed ones among them, which go to
+`malformed`; the byte of the decompressed file where the record begins. None holds more of a file than a few records.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from groundup.data.read.compression import open_stream
-from groundup.data.read.encoding import is_utf8, open_text
+from groundup.data.read.encoding import byte_sizes, is_utf8, open_text
 from groundup.data.read.malformed import Malformed
+from groundup.data.read.part import Part
 from groundup.data.read.sources import SourceFile
 from groundup.errors import UserError
 from groundup.recipe.language import Source
@@ -27,23 +26,27 @@ _OBJECTS_WITHOUT_FIELD = 100
 _FIELDS_SHOWN = 20
 # Characters. An unclosed quote makes one field of all that follows, which must not fill the memory.
 _MAX_CSV_FIELD = 1 << 26
-_PARQUET_ROWS = 256
-_PARQUET_BUFFER = 1 << 20
 _JSON_TYPES = {"NoneType": "null", "bool": "a truth value", "list": "a list", "str": "a string"}
 
 
 def jsonl_texts(
-    file: SourceFile, source: Source, malformed: Malformed, on_bytes: Callable[[int], None] | None
-) -> Iterator[tuple[int, str]]:
+    part: Part, source: Source, malformed: Malformed, on_bytes: Callable[[int], None] | None
+) -> Iterator[tuple[int, int, str]]:
     """One JSON object a line; blank lines don't count.
 
-    Raises UserError if none of the first 100 objects, or none at all, has the text field.
+    Raises UserError if none of the first 100 objects of a file, or none at all, has the text field.
     """
-    field = source.text_field
+    file, field = part.file, source.text_field
     others: dict[str, None] = {}
-    record, without, found = -1, 0, False
-    with _open_lines(file, source, on_bytes) as lines:
-        for number, line in enumerate(lines, 1):
+    # Of a later part the objects can't tell whether the field is anywhere in the file.
+    record, without, found = part.record - 1, 0, part.start > 0
+    lines, after, size = _open_lines(part, source, on_bytes)
+    with lines:
+        for number, line in enumerate(lines, part.line):
+            offset = after
+            if part.end is not None and offset >= part.end:
+                break
+            after += size(line)
             if line.isspace():
                 continue
             record += 1
@@ -58,7 +61,7 @@ def jsonl_texts(
             text = value.get(field)
             found = found or field in value
             if isinstance(text, str):
-                yield record, text
+                yield record, offset, text
             elif field in value:
                 malformed.add(file, number, f"field {field!r} is {_json_type(text)}, not a string")
             else:
@@ -68,30 +71,40 @@ def jsonl_texts(
                 if not found and without == _OBJECTS_WITHOUT_FIELD:
                     break
     if without and not found:
-        raise _missing_field(file, "field", field, others)
+        raise missing_field(file, "field", field, others)
 
 
 def csv_texts(
-    file: SourceFile, source: Source, malformed: Malformed, on_bytes: Callable[[int], None] | None
-) -> Iterator[tuple[int, str]]:
+    part: Part, source: Source, malformed: Malformed, on_bytes: Callable[[int], None] | None
+) -> Iterator[tuple[int, int, str]]:
     """Comma-separated rows under a header; quoted fields may hold line ends; blank lines don't count.
 
     Raises UserError if the header lacks the text field.
     """
+    file, after = part.file, 0
+
+    def counted(lines: Iterable[str]) -> Iterator[str]:
+        nonlocal after
+        for line in lines:
+            after += size(line)
+            yield line
+
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CSV_FIELD))
-    with open_text(file.path, source.encoding, "", on_bytes) as lines:
-        rows = csv.reader(lines, strict=True)
+    after, size = byte_sizes(file.place, source.encoding)
+    with open_text(file.place, source.encoding, "", on_bytes) as lines:
+        rows = csv.reader(counted(lines), strict=True)
         header: list[str] | None = None
         column = record = -1
         while True:
-            number = rows.line_num + 1
+            # The csv module asks for no line before it needs it, so this is where the row begins.
+            number, offset = rows.line_num + 1, after
             try:
                 row = next(rows)
             except StopIteration:
                 break
             except csv.Error as error:
                 if header is None:
-                    where = f"{file.path}:{number}"
+                    where = f"{file.place}:{number}"
                     raise UserError(f"the header can't be read: {error}", where=where) from error
                 record += 1
                 malformed.add(file, number, f"not CSV: {error}")
@@ -101,80 +114,45 @@ def csv_texts(
             if header is None:
                 header = row
                 if source.text_field not in header:
-                    raise _missing_field(file, "column", source.text_field, header)
+                    raise missing_field(file, "column", source.text_field, header)
                 column = header.index(source.text_field)
                 continue
             record += 1
             if len(row) != len(header):
                 malformed.add(file, number, f"{len(row)} fields, but the header has {len(header)}")
             else:
-                yield record, row[column]
+                yield record, offset, row[column]
 
 
-def parquet_texts(
-    file: SourceFile, source: Source, malformed: Malformed, on_bytes: Callable[[int], None] | None
-) -> Iterator[tuple[int, str]]:
-    """One column of strings.
-
-    Raises UserError if there is no such column of strings, and pyarrow's errors for a damaged file.
-    """
-    with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=_PARQUET_BUFFER) as parquet:
-        schema = parquet.schema_arrow
-        if source.text_field not in schema.names:
-            raise _missing_field(file, "column", source.text_field, schema.names)
-        kind = schema.field(source.text_field).type
-        values = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if values not in (pa.string(), pa.large_string(), pa.string_view()):
-            raise UserError(
-                f"column {source.text_field!r} holds {kind}",
-                where=str(file.path),
-                expected="a column of strings",
-            )
-        size, rows, told = file.path.stat().st_size, parquet.metadata.num_rows, 0
-        record = -1
-        for batch in parquet.iter_batches(_PARQUET_ROWS, columns=[source.text_field], use_threads=False):
-            for value in batch.column(0):
-                record += 1
-                try:
-                    text = value.as_py()
-                except UnicodeDecodeError:
-                    malformed.add(file, record + 1, f"column {source.text_field!r} is not UTF-8")
-                    continue
-                if text is None:
-                    malformed.add(file, record + 1, f"column {source.text_field!r} is null")
-                else:
-                    yield record, text
-            if on_bytes is not None:
-                # A column's pages lie scattered in the file: the share of rows stands for the share of bytes.
-                consumed = size * (record + 1) // rows
-                on_bytes(consumed - told)
-                told = consumed
-        if on_bytes is not None and told < size:
-            on_bytes(size - told)
-
-
-def _open_lines(file: SourceFile, source: Source, on_bytes: Callable[[int], None] | None) -> IO[Any]:
-    """Lines as orjson takes them: str, or bytes of UTF-8, so that a line that isn't UTF-8 spoils no other."""
+def _open_lines(
+    part: Part, source: Source, on_bytes: Callable[[int], None] | None
+) -> tuple[IO[Any], int, Callable[[Any], int]]:
+    """Lines as orjson takes them: str, or bytes of UTF-8, so that a line that isn't UTF-8 spoils no other. With them
+    the byte of the first, and what measures a line."""
+    place = part.file.place
     if not is_utf8(source.encoding):
-        return open_text(file.path, source.encoding, "\n", on_bytes)
-    stream = open_stream(file.path, on_bytes)
-    if stream.peek(3)[:3] == codecs.BOM_UTF8:
+        first, size = byte_sizes(place, source.encoding)
+        return open_text(place, source.encoding, "\n", on_bytes), first, size
+    stream = open_stream(place, on_bytes, part.start)
+    marked = part.start == 0 and stream.peek(3)[:3] == codecs.BOM_UTF8
+    if marked:
         stream.read(3)
-    return stream
+    return stream, 3 if marked else part.start, len
 
 
 def _json_type(value: Any) -> str:
     return _JSON_TYPES.get(type(value).__name__, "a number")
 
 
-def _missing_field(file: SourceFile, kind: str, field: str, found: Iterable[str]) -> UserError:
+def missing_field(file: SourceFile, kind: str, field: str, found: Iterable[str]) -> UserError:
+    """What to say of a file without the text field; `kind`: what such a field is called in it."""
     names = list(found)
     near = difflib.get_close_matches(field, names, n=1)
     more = ", ..." if len(names) > _FIELDS_SHOWN else ""
     there = ", ".join(repr(name) for name in names[:_FIELDS_SHOWN]) + more
     return UserError(
         f"{kind} {field!r} isn't there; found: {there or 'none'}",
-        where=str(file.path),
+        where=str(file.place),
         expected=f"the {kind} with the text, as named by text_field",
         advice=f"Did you mean text_field = {near[0]!r}?" if near else "Set text_field for this source",
     )

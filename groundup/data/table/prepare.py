@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from groundup import __version__
 from groundup.console import Bar, say, size
-from groundup.data.documents import Stage
 from groundup.data.prepare import cache_folder
 from groundup.data.read import package
 from groundup.data.read.sources import SourceFile, file_format, resolve
+from groundup.data.stage import Stage
 from groundup.data.table.clean import CleanPass
 from groundup.data.table.encode import encode_parts
 from groundup.data.table.kinds import first_types, profile

@@ -9,23 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HfTokenizer
 
 from groundup.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = [END_OF_TEXT, "<|im_start|>", "<|im_end|>"]
-# Words with one leading space or mark, numbers in threes, runs of marks, runs of white space: the split that
-# Llama 3 and tiktoken's cl100k use.
-SPLIT_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -88,9 +80,6 @@ class Tokenizer:
         ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [e.ids for e in self.inner.encode_batch_fast(texts, add_special_tokens=False)]
-
     def decode(self, ids: list[int]) -> str:
         text: str = self.inner.decode(ids, skip_special_tokens=True)
         return text
@@ -101,54 +90,3 @@ class Tokenizer:
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
             if (self.folder / name).exists():
                 shutil.copyfile(self.folder / name, folder / name)
-
-
-def _limited(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
-    for text in texts:
-        if max_bytes <= 0:
-            return
-        max_bytes -= len(text.encode())
-        yield text
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, max_bytes: int, folder: Path) -> Tokenizer:
-    """Byte-level BPE with `vocab_size` entries, written to `folder`.
-
-    Raises UserError where the text has too few different pairs for that many entries.
-    """
-    inner = HfTokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=0,
-        special_tokens=SPECIAL_TOKENS,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    inner.train_from_iterator(_limited(texts, max_bytes), trainer)
-    reached = inner.get_vocab_size()
-    if reached < vocab_size:
-        raise UserError(
-            f"the training text gives only {reached} entries, {vocab_size} were asked for",
-            where="tokenizer.vocab_size",
-            expected=f"at most {reached}",
-            advice="Lower it or add text",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    inner.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "additional_special_tokens": SPECIAL_TOKENS[1:],
-        "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
-    return Tokenizer(folder)

@@ -1,0 +1,1 @@
+"""Documents that hold texts of the evaluation files."""

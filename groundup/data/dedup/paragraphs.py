@@ -1,0 +1,117 @@
+"""Lines or paragraphs that stand in the corpus more than once: all but the first are cut out of their documents.
+
+Passages of a shard are numbered through, (shard << 32) | passage, as documents are, so that `exact.scatter` and
+`exact.duplicates` find the repeated ones. Rewriting counts the same passages again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from groundup.data.dedup.hashes import span_hashes
+from groundup.data.dedup.jit import kernel
+from groundup.data.dedup.shingles import text_buffers
+
+# How many line ends in a row end a passage.
+LINE, PARAGRAPH = 1, 2
+_NEWLINE = 0x0A
+
+
+def passage_hashes(
+    texts: pa.LargeStringArray, unit: int, shortest: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Hashes of all passages of at least `shortest` characters, uint64 [M, 2], and how many each text has, int64 [N].
+
+    `unit` is LINE or PARAGRAPH. White space around a passage counts for nothing.
+    """
+    data, spans, counts, _ = _passages(texts, unit, shortest)
+    return span_hashes(data, spans[:, 1:3]), counts
+
+
+def drop_passages(
+    texts: pa.LargeStringArray, unit: int, shortest: int, dropped: np.ndarray[Any, Any]
+) -> tuple[pa.LargeStringArray, np.ndarray[Any, Any]]:
+    """The texts without the passages marked in `dropped`, bool [M], and how many bytes each lost, int64 [N].
+
+    The passages are those that `passage_hashes` numbers, of the same texts in the same order. A passage goes with the
+    line ends behind it.
+    """
+    data, spans, counts, offsets = _passages(texts, unit, shortest)
+    if len(spans) != len(dropped):
+        raise ValueError(f"{len(dropped)} marks for {len(spans)} passages")
+    gone = spans[dropped]
+    out = np.empty(int(offsets[-1] - offsets[0]), np.uint8)
+    ends = np.zeros(len(offsets), np.int64)
+    ends_of_counts = np.concatenate([[0], np.cumsum(counts)])
+    marks = np.concatenate([[0], np.cumsum(dropped)])[ends_of_counts]
+    _cut(data, offsets, gone, marks, out, ends)
+    lost = np.diff(offsets) - np.diff(ends)
+    kept = pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(out[: ends[-1]]))
+    return kept, lost
+
+
+def _passages(texts: pa.LargeStringArray, unit: int, shortest: int) -> tuple[Any, Any, Any, Any]:
+    """Bytes; for each passage where it, its text, its text's end and the next begin; counts a text; offsets."""
+    data, offsets = text_buffers(texts)
+    counts = np.zeros(len(texts), np.int64)
+    # No more than this fits; pages that aren't written take no memory.
+    spans = np.empty((int(offsets[-1] - offsets[0]) // max(1, shortest) + 1, 4), np.int64)
+    total = _find(data, offsets, unit, max(1, shortest), spans, counts)
+    return data, spans[:total], counts, offsets
+
+
+@kernel
+def _find(data: Any, offsets: Any, unit: int, shortest: int, spans: Any, counts: Any) -> int:
+    """Fill `spans` and `counts`; the number of passages."""
+    total = 0
+    for d in range(len(offsets) - 1):
+        start, end = offsets[d], offsets[d + 1]
+        counts[d] = 0
+        while start < end:
+            # A passage ends behind `unit` line ends in a row and all that follow them.
+            newlines = 0
+            first, beyond, characters, pending = -1, start, 0, 0
+            i = start
+            while i < end:
+                byte = data[i]
+                if byte == _NEWLINE:
+                    newlines += 1
+                elif newlines >= unit:
+                    break
+                else:
+                    newlines = 0
+                if byte > 0x20:
+                    if first < 0:
+                        first, pending = i, 0
+                    if byte & 0xC0 != 0x80:
+                        characters += pending + 1
+                        pending = 0
+                    beyond = i + 1
+                else:
+                    pending += 1
+                i += 1
+            if first >= 0 and characters >= shortest:
+                spans[total, 0], spans[total, 1], spans[total, 2], spans[total, 3] = start, first, beyond, i
+                total += 1
+                counts[d] += 1
+            start = i
+    return total
+
+
+@kernel
+def _cut(data: Any, offsets: Any, gone: Any, marks: Any, out: Any, ends: Any) -> None:
+    written = 0
+    for d in range(len(offsets) - 1):
+        i = offsets[d]
+        for g in range(marks[d], marks[d + 1]):
+            for k in range(i, gone[g, 0]):
+                out[written] = data[k]
+                written += 1
+            i = gone[g, 3]
+        for k in range(i, offsets[d + 1]):
+            out[written] = data[k]
+            written += 1
+        ends[d + 1] = written

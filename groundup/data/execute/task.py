@@ -1,0 +1,165 @@
+"""A task: a pure function from files to the files of one folder, done once.
+
+The folder STAGE/NAME/ comes into being as a whole, by a rename. Its `manifest.json` says what it was made from and
+what is in it, and is the same on every machine; `times.json` says what making it took.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from groundup.errors import UserError
+from groundup.rundir import fingerprint
+
+CODE = 1  # raise it when a task makes other files from the same input
+_MANIFEST, _TIMES = "manifest.json", "times.json"
+
+Work = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """`work` (MODULE:FUNCTION) is called with an empty folder to write into, the root of all stages and `arguments`,
+    and returns JSON. Under the key "seconds" it may say how long its parts took.
+
+    inputs: fingerprints of whatever the files depend on that `arguments` doesn't show, such as other tasks' output.
+    size: bytes that it takes in, for progress.
+    """
+
+    stage: str
+    name: str
+    work: str
+    arguments: dict[str, Any]
+    inputs: tuple[str, ...] = ()
+    size: int = 0
+
+    @property
+    def key(self) -> str:
+        return fingerprint([CODE, self.work, self.arguments, self.inputs])
+
+    def folder(self, root: Path) -> Path:
+        return root / self.stage / self.name
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(value: dict[str, Any]) -> Task:
+        return Task(**{**value, "inputs": tuple(value["inputs"])})
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished task. output: fingerprint of result and files; parts: wall and CPU seconds of parts of the work; peak:
+    bytes of memory that its process has had at most."""
+
+    stage: str
+    name: str
+    folder: Path
+    result: dict[str, Any]
+    output: str
+    seconds: float
+    cpu_seconds: float
+    parts: dict[str, list[float]]
+    peak: int
+    process: str
+    skipped: bool = field(default=False, compare=False)
+
+
+def finished(task: Task, root: Path) -> Done | None:
+    """What an earlier run of the same task made, if it is there and whole."""
+    folder = task.folder(root)
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        times = json.loads((folder / _TIMES).read_bytes())
+        if manifest["key"] != task.key:
+            return None
+        if any((folder / name).stat().st_size != entry["bytes"] for name, entry in manifest["files"].items()):
+            return None
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return None
+    return _done(task, folder, manifest, times, skipped=True)
+
+
+def perform(task: Task, root: Path) -> Done:
+    """Do the task, unless it is done. Raises what the work raises, and then leaves nothing behind."""
+    before = finished(task, root)
+    if before is not None:
+        return before
+    folder = task.folder(root)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{task.name}.{os.getpid()}.{secrets.token_hex(4)}"
+    partial.mkdir()
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        module, _, function = task.work.partition(":")
+        work: Work = getattr(importlib.import_module(module), function)
+        result = work(partial, root, **task.arguments)
+        parts = result.pop("seconds", {})
+        files = {p.name: _entry(p) for p in sorted(partial.iterdir())}
+        manifest = {"key": task.key, "work": task.work, "result": result, "files": files}
+        times = {
+            "seconds": round(time.perf_counter() - wall, 4),
+            "cpu_seconds": round(time.process_time() - cpu, 4),
+            "parts": parts,
+            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+            "process": f"{os.uname().nodename}/{os.getpid()}",
+        }
+        (partial / _TIMES).write_text(json.dumps(times))
+        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        for file in partial.iterdir():
+            _sync(file)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        if error.strerror is None or not str(error.filename or "").startswith(str(root)):
+            raise
+        raise UserError(f"can't be written: {error.strerror}", where=str(error.filename)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return _done(task, folder, manifest, times, skipped=False)
+
+
+def sweep(root: Path, kept: dict[str, set[str]]) -> None:
+    """Remove what is of no task any more: stages that aren't named, other names in those that are, and what killed
+    processes left half-made."""
+    for stage in [path for path in root.iterdir() if path.is_dir()]:
+        for folder in stage.iterdir():
+            if folder.name not in kept.get(stage.name, set()):
+                shutil.rmtree(folder, ignore_errors=True)
+        if stage.name not in kept:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _done(task: Task, folder: Path, manifest: dict[str, Any], times: dict[str, Any], *, skipped: bool) -> Done:
+    output = fingerprint([manifest["result"], manifest["files"]])
+    return Done(task.stage, task.name, folder, manifest["result"], output, **times, skipped=skipped)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "xxh3_128": digest.hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

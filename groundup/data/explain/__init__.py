@@ -1,0 +1,1 @@
+"""What happened to documents on their way, told from what the stages left behind."""

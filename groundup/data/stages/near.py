@@ -1,0 +1,186 @@
+"""Stage near_dedup: documents whose n-grams are nearly the same, and the one of each cluster that stays.
+
+Signatures depend on the text alone, so another threshold or filter computes none again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundup.console import say
+from groundup.data.dedup import keep
+from groundup.data.dedup.arrays import ROW_BITS, ROW_MASK, open_array, partitions_for, save
+from groundup.data.dedup.bands import Banding, band_keys, choose_bands, scatter_bands
+from groundup.data.dedup.candidates import BYTES_PER_ENTRY, band_edges
+from groundup.data.dedup.components import cluster_roots, components
+from groundup.data.dedup.signatures import signatures
+from groundup.data.execute.task import Done, Task
+from groundup.data.stages.run import Stages
+from groundup.data.stages.shard import Shard, name
+from groundup.recipe.language import NearDuplicates
+from groundup.rundir import fingerprint
+
+FOLDER = "all"
+
+
+def run(
+    stages: Stages,
+    near: NearDuplicates,
+    dropping: Sequence[str],
+    read: Sequence[Done],
+    made: Sequence[Sequence[str]],
+    memory: int,
+    seed: int,
+) -> str:
+    """Do the stage; fingerprint of the clusters. `dropping`: the stages that dropped documents before."""
+    banding = choose_bands(near.threshold, near.permutations)
+    say(_words(near.threshold, banding))
+    how = {"permutations": near.permutations, "ngram": near.ngram, "seed": seed}
+    tasks = [
+        Task("sign", done.name, f"{__name__}:sign", {"shard": shard, **how}, (done.output,), _size(done))
+        for shard, done in enumerate(read)
+    ]
+    signed = stages.run(tasks, "near_dedup")
+    shape = {"bands": banding.bands, "rows": banding.rows}
+    tasks = [
+        Task(
+            "bands",
+            done.name,
+            f"{__name__}:scatter_shard",
+            {"shard": shard, "dropping": list(dropping), **shape},
+            (done.output, fingerprint(before)),
+        )
+        for shard, (done, before) in enumerate(zip(signed, made, strict=True))
+    ]
+    scattered = stages.run(tasks, "near_dedup")
+    partitions = partitions_for(sum(done.result["documents"] for done in scattered), BYTES_PER_ENTRY, memory)
+    outputs = tuple(done.output for done in scattered)
+    tasks = [
+        Task(
+            "edges",
+            f"{name(band)}-{name(part)}",
+            f"{__name__}:find_edges",
+            {
+                "band": band,
+                "partition": part,
+                "partitions": partitions,
+                "shards": len(read),
+                "banding": banding.__dict__,
+            },
+            outputs,
+        )
+        for band in range(banding.bands)
+        for part in range(partitions)
+    ]
+    found = stages.run(tasks, "near_dedup")
+    counts = [done.result["clean"]["documents"] for done in read]
+    task = Task(
+        "near_dedup",
+        FOLDER,
+        f"{__name__}:cluster",
+        {"edges": [done.name for done in found], "counts": counts, "stays": near.keep},
+        (*(done.output for done in found), *(done.output for done in read)),
+    )
+    return stages.run([task], "near_dedup")[0].output
+
+
+def _size(read: Done) -> int:
+    size: int = read.result["clean"]["bytes"]
+    return size
+
+
+def _words(threshold: float, banding: Banding) -> str:
+    points = ", ".join(
+        f"{similarity:.2f}: {banding.compared(similarity):.3f}"
+        for similarity in (threshold - 0.2, threshold - 0.1, threshold, threshold + 0.1)
+        if 0 < similarity < 1
+    )
+    return (
+        f"near duplicates: {banding.bands} bands of {banding.rows} rows; share of pairs compared, by similarity: "
+        f"{points}; joined from {banding.matches} of {banding.permutations} equal entries on"
+    )
+
+
+def sign(out: Path, root: Path, shard: int, permutations: int, ngram: int, seed: int) -> dict[str, Any]:
+    """Write signatures.npy, uint32 [N, permutations]."""
+    found = [np.empty((0, permutations), np.uint32)]
+    for batch in Shard(root, shard).batches(["text"]):
+        found.append(signatures(batch.column("text"), permutations, ngram, seed))
+    save(out / "signatures.npy", np.concatenate(found))
+    return {}
+
+
+def scatter_shard(out: Path, root: Path, shard: int, dropping: list[str], bands: int, rows: int) -> dict[str, Any]:
+    """Write bands.npy: the keys in each band of the documents that no stage has dropped."""
+    here = Shard(root, shard)
+    left = np.ones(here.rows, bool)
+    if "filter" in dropping:
+        left &= np.asarray(here.array("filter", "reasons.npy")) < 0
+    if "exact_dedup" in dropping:
+        left[here.pairs("exact_dedup", "dropped.npy")[0]] = False
+    keys = band_keys(np.asarray(here.array("sign", "signatures.npy"))[left], bands, rows)
+    scatter_bands(keys, here.numbers[left], out / "bands.npy")
+    return {"documents": int(left.sum())}
+
+
+def find_edges(
+    out: Path, root: Path, band: int, partition: int, partitions: int, shards: int, banding: dict[str, int]
+) -> dict[str, Any]:
+    """Write edges.npy: pairs of documents alike."""
+    all_shards = [Shard(root, shard) for shard in range(shards)]
+    edges = band_edges(
+        [shard.file("bands", "bands.npy") for shard in all_shards],
+        [shard.file("sign", "signatures.npy") for shard in all_shards],
+        Banding(**banding),
+        band,
+        partition,
+        partitions,
+    )
+    save(out / "edges.npy", edges)
+    return {"edges": len(edges)}
+
+
+def cluster(out: Path, root: Path, edges: list[str], counts: list[int], stays: str) -> dict[str, Any]:
+    """Write counts.npy, the shards' rows, roots.npy, and kept.npy unless the first stays."""
+    save(out / "counts.npy", np.array(counts))
+    components((root / "edges" / edge / "edges.npy" for edge in edges), counts, out / "roots.npy")
+    if stays != "first":
+        keep.choose_kept(out / "roots.npy", _values(root, len(counts), stays), out / "kept.npy")
+    return {}
+
+
+def _values(root: Path, shards: int, stays: str) -> Iterator[NDArray[np.float64]]:
+    for shard in range(shards):
+        here = Shard(root, shard)
+        if stays == "longest":
+            yield np.asarray(here.array("read", "bytes.npy"), np.float64)
+        else:
+            yield here.table("tag", "tags.parquet", [stays])[stays].to_numpy().astype(np.float64)
+
+
+def dropped(here: Shard) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Rows of a shard that go, and the documents that stay in their place."""
+    folder = here.root / "near_dedup" / FOLDER
+    kept = folder / "kept.npy"
+    pairs = keep.dropped(
+        folder / "roots.npy", kept if kept.exists() else None, open_array(folder / "counts.npy").tolist(), here.number
+    )
+    return (pairs[:, 0] & ROW_MASK).astype(np.int64), pairs[:, 1]
+
+
+def cluster_hashes(here: Shard) -> NDArray[np.uint64]:
+    """Of each document of a shard the content hash of its cluster's first one, uint64 [N, 2]."""
+    folder = here.root / "near_dedup" / FOLDER
+    roots = cluster_roots(folder / "roots.npy", open_array(folder / "counts.npy").tolist(), here.number)
+    found = np.empty((len(roots), 2), np.uint64)
+    shards = roots >> np.uint64(ROW_BITS)
+    for shard in np.unique(shards):
+        mine = shards == shard
+        rows = (roots[mine] & ROW_MASK).astype(np.int64)
+        found[mine] = Shard(here.root, int(shard)).array("read", "hashes.npy")[rows]
+    return found

@@ -1,0 +1,93 @@
+"""What the stages have made of one document shard, as later stages read it.
+
+Documents are known by number, (shard << 32) | row. Every file of a shard has a row per document, in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from groundup.data.dedup.arrays import ROW_BITS, ROW_MASK, document_numbers, open_array, shard_slice
+
+DOCUMENTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("record", pa.int64()),
+        ("offset", pa.int64()),
+        ("text", pa.large_string()),
+    ]
+)
+BATCH_BYTES = 8 << 20  # of text in memory at once
+
+
+def name(shard: int) -> str:
+    return f"{shard:05d}"
+
+
+def place(number: int) -> tuple[int, int]:
+    """Shard and row of a document."""
+    return number >> ROW_BITS, number & int(ROW_MASK)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One document shard under the root of all stages."""
+
+    root: Path
+    number: int
+
+    def file(self, stage: str, file: str) -> Path:
+        return self.root / stage / name(self.number) / file
+
+    def array(self, stage: str, file: str) -> NDArray[Any]:
+        """A memory-mapped .npy file."""
+        return open_array(self.file(stage, file))
+
+    @property
+    def rows(self) -> int:
+        return len(self.array("read", "bytes.npy"))
+
+    @property
+    def numbers(self) -> NDArray[np.uint64]:
+        return document_numbers(self.number, self.rows)
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which documents are left at the end."""
+        reasons = self.table("split", "decisions.parquet", ["reason"])["reason"]
+        return np.asarray(reasons.is_null())
+
+    def table(self, stage: str, file: str, columns: list[str] | None = None) -> pa.Table:
+        return pq.read_table(self.file(stage, file), columns=columns, use_threads=False)
+
+    def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """The documents, a row group at a time."""
+        with pq.ParquetFile(self.file("read", "documents.parquet"), pre_buffer=False) as file:
+            for group in range(file.metadata.num_row_groups):
+                yield from file.read_row_group(group, columns=columns, use_threads=False).combine_chunks().to_batches()
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """What the stage's task returned."""
+        found: dict[str, Any] = json.loads(self.file(stage, "manifest.json").read_bytes())["result"]
+        return found
+
+    def pairs(self, stage: str, file: str) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """From a stage's files of pairs (document, other), each sorted by document: this shard's rows, and the others'
+        numbers."""
+        found = [np.empty((0, 2), np.uint64)]
+        for folder in sorted((self.root / stage).iterdir()):
+            pairs = open_array(folder / file)
+            found.append(np.asarray(pairs[shard_slice(pairs[:, 0], self.number)]))
+        mine = np.concatenate(found)
+        return (mine[:, 0] & ROW_MASK).astype(np.int64), mine[:, 1]

@@ -1,0 +1,95 @@
+"""Turning many texts into ids at once: by fastokens, with `tokenizers` as the reference that it is checked against."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundup.data.tokens.tokenizer import Tokenizer
+
+Engine = Literal["fastokens", "tokenizers"]
+# Scripts, digits, contractions, marks, white space of all kinds, a character outside the basic plane, a combining mark.
+_PROBE = (
+    "It's 12345 o'clock;  DON'T stop!\r\n\r\n\tcamelCaseWord = snake_case[0]  # 50%\n\n   indented\n"
+    "Größe, naïve, e\u0301galite\u0301, Ελλάδα, Привет мир, שלום, مرحبا ١٢٣, हिन्दी में, ภาษาไทย, 한국어 문장, "
+    "日本語の文字とカタカナ。中文字符\uff0c标点“引号”和数字\uff12\uff10\uff12\uff14年\u3000\u2003\U0001d518\U0001d52b"
+    "\U0001d526 😀👩\u200d👩\u200d👧 🎉!\u00a0\u200b\ufeff\n"
+)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """fastokens reads how many threads it may have when it first encodes."""
+    wanted = {"FASTOKENS_BPE_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class Encoder:
+    """A tokenizer that encodes batches in one thread.
+
+    `engine` is the one asked for; a tokenizer that fastokens can't load, or encodes otherwise than `tokenizers` on a
+    fixed text of many scripts, is left to `tokenizers` whole, and `fallback` says why. `name` is what encodes, with its
+    version. The choice depends on the tokenizer alone, so all processes make the same.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, engine: Engine = "fastokens") -> None:
+        self.tokenizer = tokenizer
+        self.reference = f"tokenizers {version('tokenizers')}"
+        self.fast: Any = None
+        self.fallback: str | None = None
+        if engine == "fastokens":
+            with _one_thread():
+                self.fallback = self._load()
+        self.name = self.reference if self.fast is None else f"fastokens {version('fastokens')}"
+
+    def _load(self) -> str | None:
+        import fastokens  # type: ignore[import-untyped]
+
+        try:
+            fast = fastokens.Tokenizer.from_json_str(self.tokenizer.content.decode())
+            fast.no_truncation()
+            fast.no_padding()
+        except Exception as error:  # it raises plain ValueError and others for what it does not know
+            return f"fastokens can't load this tokenizer: {error}"
+        added = self.tokenizer.inner.get_added_tokens_decoder().values()
+        probes = [_PROBE, " ".join(["x", *(token.content for token in added), "y"]), _PROBE * 128]
+        self.fast = fast
+        for probe in probes:
+            if self.encode([probe])[0].tolist() != self.tokenizer.encode(probe):
+                self.fast = None
+                return "fastokens encodes a text with this tokenizer otherwise than tokenizers does"
+        return None
+
+    def encode(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """(ids of all texts in a row, offsets int64 [len(texts) + 1]), without start and end tokens."""
+        if self.fast is not None:
+            ids, offsets = self.fast.encode_batch_flat(texts, split_special_tokens=True)
+            return np.frombuffer(ids, "<u4"), np.frombuffer(offsets, "<u8").astype(np.int64)
+        rows = [np.array(self.tokenizer.encode(text), np.uint32) for text in texts]
+        lengths = np.array([0, *(len(row) for row in rows)], np.int64)
+        return np.concatenate([np.empty(0, np.uint32), *rows]), np.cumsum(lengths)
+
+
+@lru_cache(maxsize=1)
+def encoder_of(folder: Path, sha256: str, engine: Engine = "fastokens") -> Encoder:
+    """The encoder of a tokenizer's folder, kept for the next shard: making one of a large vocabulary takes a second."""
+    tokenizer = Tokenizer(folder)
+    assert tokenizer.sha256 == sha256, "the tokenizer was changed while it was used"
+    return Encoder(tokenizer, engine)
