@@ -177,6 +177,19 @@ def sentences(line: str) -> int:
     return count
 
 
+def base(token: Token) -> str:
+    """A token without the extenders behind its first character."""
+    return token.text[0] + "".join(c for c in token.text[1:] if not extender(c))
+
+
+def ellipsis_at_end(line: str) -> bool:
+    return base(tokens(line)[-1]).endswith(("...", "\u2026"))
+
+
+def terminal_at_end(line: str) -> bool:
+    return not line[-1].isspace() and terminal(base(tokens(line)[-1])[-1])
+
+
 def share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
@@ -202,11 +215,9 @@ def slow_statistics(text: str) -> dict[str, float]:
         "mean_word_length": share(sum(map(len, words)), len(words)),
         "alphabetic_word_fraction": share(sum(any(letter(c) or c == ZERO for c in t.text) for t in found), len(found)),
         "hash_word_ratio": share(text.count("#"), len(found)),
-        "ellipsis_word_ratio": share(text.count("...") + text.count("\u2026"), len(found)),
+        "ellipsis_word_ratio": share(sum(base(t).count("...") + base(t).count("\u2026") for t in found), len(found)),
         "bullet_line_fraction": share(sum(line.lstrip().startswith(("\u2022", "-")) for line in lines), len(all_lines)),
-        "ellipsis_line_fraction": share(
-            sum(line.rstrip().endswith(("...", "\u2026")) for line in lines), len(all_lines)
-        ),
+        "ellipsis_line_fraction": share(sum(map(ellipsis_at_end, lines)), len(all_lines)),
         "stop_words": len(STOP_WORDS & set(words)),
         "duplicate_line_fraction": share(count, len(lines)),
         "duplicate_line_char_fraction": share(size, len(text)),
@@ -215,7 +226,7 @@ def slow_statistics(text: str) -> dict[str, float]:
         "duplicate_paragraph_char_fraction": share(para_size, len(text)),
         **{f"top_{n}_gram_char_fraction": min(1, share(top_ngram(found, n), len(text))) for n in range(2, 5)},
         **{f"duplicate_{n}_gram_char_fraction": share(duplicate_ngrams(found, n), len(text)) for n in range(5, 11)},
-        "terminal_line_fraction": share(sum(terminal(line[-1]) for line in lines), len(lines)),
+        "terminal_line_fraction": share(sum(map(terminal_at_end, lines)), len(lines)),
         "short_line_fraction": share(sum(len(ln) + 2 * sum(map(ideograph, ln)) <= 30 for ln in lines), len(lines)),
         "newline_word_ratio": share(text.count("\n"), len(found)),
         "sentence_line_fraction": share(sum(k == "keep" for k, _ in kept), len(lines)),
