@@ -79,7 +79,7 @@ def test_gopher_keeps_prose_of_both_languages_and_drops_code_and_menus() -> None
         None,
         None,
         "gopher-quality.mean_word_length_min",
-        "gopher-quality.alphabetic_word_fraction_min",
+        "gopher-quality.bullet_line_fraction_max",
         None,
         None,
     ]
