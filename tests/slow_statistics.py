@@ -8,8 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+ZERO = "\u3007"  # a number by its category, a letter of Han by its use
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
-IDEOGRAPHIC_NAMES = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA")
+IDEOGRAPHIC_NAMES = (
+    "CJK UNIFIED",
+    "CJK COMPATIBILITY IDEOGRAPH",
+    "HIRAGANA",
+    "KATAKANA",
+    "HENTAIGANA",
+    "HALFWIDTH KATAKANA",
+)
 CLOSERS = "\"')]}\u2019\u201d\u300d\u300f\uff09\u3011\u300b\u3009"
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
@@ -22,14 +30,13 @@ class Token(NamedTuple):
 
 
 def letter(char: str) -> bool:
-    return unicodedata.category(char)[0] == "L"
-
-
-ZERO = "\u3007"
+    return 0x20000 <= ord(char) < 0x40000 or unicodedata.category(char)[0] == "L"
 
 
 def ideograph(char: str) -> bool:
-    if char in "\u3005\u3006\u3007":  # the marks of repetition and closing, and zero
+    if 0x20000 <= ord(char) < 0x40000:
+        return True
+    if char in ("\u3005", "\u3006", ZERO):
         return True
     name = unicodedata.name(char, "")
     return name.startswith(IDEOGRAPHIC_NAMES) and letter(char)
@@ -44,7 +51,7 @@ def word_char(char: str) -> bool:
 
 
 def extender(char: str) -> bool:
-    return unicodedata.category(char)[0] == "M" or unicodedata.category(char) == "Cf"
+    return 0xE0000 <= ord(char) < 0xE0200 or unicodedata.category(char)[0] == "M" or unicodedata.category(char) == "Cf"
 
 
 def terminal(char: str) -> bool:
@@ -82,12 +89,6 @@ def tokens(text: str) -> list[Token]:
         found.append(Token(text[at:end], kind, at, gap))
         at = end
     return found
-
-
-def accented_mark(text: str) -> bool:
-    """Whether a mark or an ideograph carries accents. Such are equal with and without to an n-gram, so that its length
-    depends on which of them is looked at."""
-    return any(t.kind != "word" and any(map(extender, t.text)) for t in tokens(text))
 
 
 def joins(text: str, start: int, at: int) -> bool:
@@ -164,7 +165,7 @@ def c4(line: str) -> tuple[str, int]:
 
 def sentences(line: str) -> int:
     found = tokens(line)
-    count, end, before = 1, None, found[0] if found else None
+    count, end, before = 1, None, None
     for token in found:
         if end is not None and not (token.text[0] in CLOSERS and not token.gap):
             small = "a" <= token.text[0] <= "z"
@@ -174,6 +175,19 @@ def sentences(line: str) -> int:
             end = token.text[0]
         before = token
     return count
+
+
+def base(token: Token) -> str:
+    """A token without the extenders behind its first character."""
+    return token.text[0] + "".join(c for c in token.text[1:] if not extender(c))
+
+
+def ellipsis_at_end(line: str) -> bool:
+    return base(tokens(line)[-1]).endswith(("...", "\u2026"))
+
+
+def terminal_at_end(line: str) -> bool:
+    return not line[-1].isspace() and terminal(base(tokens(line)[-1])[-1])
 
 
 def share(part: float, whole: float) -> float:
@@ -201,11 +215,9 @@ def slow_statistics(text: str) -> dict[str, float]:
         "mean_word_length": share(sum(map(len, words)), len(words)),
         "alphabetic_word_fraction": share(sum(any(letter(c) or c == ZERO for c in t.text) for t in found), len(found)),
         "hash_word_ratio": share(text.count("#"), len(found)),
-        "ellipsis_word_ratio": share(text.count("...") + text.count("\u2026"), len(found)),
+        "ellipsis_word_ratio": share(sum(base(t).count("...") + base(t).count("\u2026") for t in found), len(found)),
         "bullet_line_fraction": share(sum(line.lstrip().startswith(("\u2022", "-")) for line in lines), len(all_lines)),
-        "ellipsis_line_fraction": share(
-            sum(line.rstrip().endswith(("...", "\u2026")) for line in lines), len(all_lines)
-        ),
+        "ellipsis_line_fraction": share(sum(map(ellipsis_at_end, lines)), len(all_lines)),
         "stop_words": len(STOP_WORDS & set(words)),
         "duplicate_line_fraction": share(count, len(lines)),
         "duplicate_line_char_fraction": share(size, len(text)),
@@ -214,7 +226,7 @@ def slow_statistics(text: str) -> dict[str, float]:
         "duplicate_paragraph_char_fraction": share(para_size, len(text)),
         **{f"top_{n}_gram_char_fraction": min(1, share(top_ngram(found, n), len(text))) for n in range(2, 5)},
         **{f"duplicate_{n}_gram_char_fraction": share(duplicate_ngrams(found, n), len(text)) for n in range(5, 11)},
-        "terminal_line_fraction": share(sum(terminal(line[-1]) for line in lines), len(lines)),
+        "terminal_line_fraction": share(sum(map(terminal_at_end, lines)), len(lines)),
         "short_line_fraction": share(sum(len(ln) + 2 * sum(map(ideograph, ln)) <= 30 for ln in lines), len(lines)),
         "newline_word_ratio": share(text.count("\n"), len(found)),
         "sentence_line_fraction": share(sum(k == "keep" for k, _ in kept), len(lines)),

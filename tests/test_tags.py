@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,7 +12,7 @@ from groundup.data.kernels import buffers, class_table
 from groundup.data.tags.columns import COLUMNS, LANGUAGE, STATISTICS
 from groundup.data.tags.language import languages
 from groundup.data.tags.statistics import count, statistics
-from tests.slow_statistics import accented_mark, extender, hangul, ideograph, letter, slow_statistics, terminal
+from tests.slow_statistics import extender, hangul, ideograph, letter, slow_statistics, terminal
 
 PIECES = [
     "the", "be", "to", "of", "and", "that", "have", "with", "word", "Word", "don't", "it\u2019s", "U.S.", "end.The",
@@ -50,12 +48,7 @@ def only(text: str) -> dict[str, float]:
 def test_statistics_are_those_of_the_definitions(texts: list[str]) -> None:
     rows = statistics(array(texts)).to_pylist()
     for text, row in zip(texts, rows, strict=True):
-        if any(unicodedata.category(char) == "Cn" for char in text):
-            continue  # newer than this Python's Unicode
-        expected = slow_statistics(text)
-        if accented_mark(text):
-            row |= {name: value for name, value in expected.items() if "_gram_" in name}
-        assert row == pytest.approx(expected, rel=1e-6), text
+        assert row == pytest.approx(slow_statistics(text), rel=1e-6), text
 
 
 def test_every_column_is_explained_once() -> None:
@@ -72,8 +65,7 @@ def test_classes_of_characters_are_those_of_unicode() -> None:
         assert bool(bits & 2) == (letter(char) or code == 0x3007), hex(code)
         assert bool(bits & 64) == hangul(char), hex(code)
         assert (bits == 0) == (extender(char) and not char.isspace())
-        if code < 0x1B000:
-            assert bool(bits & 32) == ideograph(char), hex(code)
+        assert bool(bits & 32) == ideograph(char), hex(code)
         if terminal(char):
             assert bits & 128
 
@@ -141,11 +133,9 @@ def test_an_english_passage_by_hand() -> None:
 def test_languages_of_passages() -> None:
     texts = [
         "The harbour was quiet that morning, and nobody on the quay had seen the ship arrive during the night.",
-        "\u4eca\u5929\u5929\u6c14\u5f88\u597d\uff0c\u6211\u4eec\u4e00\u8d77\u53bb\u516c\u56ed\u6563\u6b65\uff0c"
-        "\u7136\u540e\u56de\u5bb6\u5403\u996d\u3002",
-        "Le port \u00e9tait calme ce matin-l\u00e0, et personne n'avait vu le navire arriver pendant la nuit.",
-        "\u05d4\u05e0\u05de\u05dc \u05d4\u05d9\u05d4 \u05e9\u05e7\u05d8 "
-        "\u05d1\u05d0\u05d5\u05ea\u05d5 \u05d1\u05d5\u05e7\u05e8",
+        "今天天气很好，我们一起去公园散步，然后回家吃饭。",  # noqa: RUF001
+        "Le port \u00e9tait calme ce matin-l\u00e0, et personne sur le quai n'avait vu le navire arriver.",
+        "הנמל היה שקט באותו בוקר",
         "",
         "0123456789 +-*/",
         "\x00\x0b\ufffe The harbour was quiet that morning, and nobody had seen the ship arrive.",

@@ -140,10 +140,27 @@ def _peek_8(_context: Any, _address: Any, _at: Any) -> Any:
     return types.uint64(types.int64, types.int64), generate
 
 
+def _lowest_bit(_context: Any, _value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), generate
+
+
+def _bits_set(_context: Any, _value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), generate
+
+
 # peek(address, at): the byte at an address in memory plus `at`, as an int64.
 peek = cast(Callable[[int, int], int], intrinsic(_peek))
 # peek_8(address, at): the eight bytes from there on, as a little-endian uint64.
 peek_8 = cast(Callable[[int, int], np.uint64], intrinsic(_peek_8))
+# lowest_bit(value): the place of a uint64's lowest bit that is set, 64 where none is; bits_set: how many are.
+lowest_bit = cast(Callable[[np.uint64], int], intrinsic(_lowest_bit))
+bits_set = cast(Callable[[np.uint64], int], intrinsic(_bits_set))
 
 
 @njit(cache=True, nogil=True, inline="always")

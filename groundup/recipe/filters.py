@@ -46,7 +46,10 @@ class Rule(Condition):
 
 def rule_problems(rules: list[Rule], path: Path = ("data", "rules")) -> Iterator[Problem]:
     """What can't be in `data.rules`."""
+    labels = [rule.label for rule in rules]
     for index, rule in enumerate(rules):
+        if rule.label in labels[:index]:
+            yield Problem((*path, index), f"a rule before is called {rule.label!r} too", "a name of its own per rule")
         for condition, place in ((rule, ()), (rule.only, ("only",))):
             if condition is not None:
                 for key, what, expected in _flaws(condition):

@@ -98,7 +98,9 @@ def _fails(rule: Rule, tags: pa.Table) -> pa.BooleanArray:
 def _holds(condition: Condition, tags: pa.Table, label: str) -> pa.BooleanArray:
     """Where a condition holds; null where the value is null or NaN."""
     column = _column(condition.tag, tags, label)
-    holds = pa.array([True] * tags.num_rows, pa.bool_()) if tags.num_rows else pa.array([], pa.bool_())
+    if pa.types.is_null(column.type):
+        return pa.nulls(tags.num_rows, pa.bool_())
+    holds = pa.repeat(True, tags.num_rows)
     try:
         if condition.min is not None:
             holds = pc.and_kleene(holds, pc.greater_equal(column, _threshold(condition.min, column)))

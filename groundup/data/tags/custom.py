@@ -30,7 +30,7 @@ _KINDS = "FILE.py:FUNCTION, MODULE:FUNCTION, a fastText model (.bin, .ftz) or an
 
 
 class Tagger(NamedTuple):
-    """`tag(texts)` gives {tag: one value per text}. `file`: the user's file, to tell where an exception came from."""
+    """`tag(texts)` gives {tag: one value per text}. `file`: the user's file; an exception is placed in it."""
 
     name: str
     tag: Callable[[list[str]], Mapping[str, Sequence[Any]]]
@@ -40,9 +40,11 @@ class Tagger(NamedTuple):
 def load(name: str, base: Path) -> Tagger:
     """The tagger of this name; a file is looked for in the folder `base`. Raises UserError where it can't be had."""
     if name.endswith(".onnx"):
-        return Tagger(name, _onnx(_file(name, base)), name)
+        path = _file(name, base)
+        return Tagger(name, _onnx(path), str(path))
     if name.endswith((".bin", ".ftz")):
-        return Tagger(name, _fasttext(_file(name, base)), name)
+        path = _file(name, base)
+        return Tagger(name, _fasttext(path), str(path))
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function:
         raise UserError(f"no tagger {name!r}", expected=_KINDS)
@@ -60,7 +62,7 @@ def custom_tags(tagger: Tagger, texts: pa.LargeStringArray) -> pa.Table:
     """The tagger's tags of each text, one row each in the same order.
 
     Raises UserError where the user's code raises, and where what it returns isn't one value per text under names that
-    are free. The kind of a column is taken from its values, so it may differ between calls (a column of None is null).
+    are free. A column is of kind float64, string or bool by its values, or null where all are None.
     """
     try:
         found = tagger.tag(texts.to_pylist())
@@ -86,17 +88,16 @@ def _column(tagger: Tagger, tag: Any, values: Any, rows: int) -> pa.Array:
     if isinstance(values, str | bytes) or count != rows:
         raise UserError(f"{count} value(s) of {tag!r} for {rows} texts", where=tagger.name, expected="one per text")
     kind = column.type
-    if not any(
-        is_kind(kind)
-        for is_kind in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string,
-                        pa.types.is_large_string, pa.types.is_null)
-    ):  # fmt: skip
-        raise UserError(
-            f"the values of {tag!r} are of kind {kind}",
-            where=tagger.name,
-            expected="numbers, strings, booleans or None",
-        )
-    return column
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        # One kind for all numbers, since a text more may turn a column of whole numbers into one of fractions.
+        return column.cast(pa.float64(), safe=False)
+    if pa.types.is_large_string(kind):
+        return column.cast(pa.string())
+    if pa.types.is_boolean(kind) or pa.types.is_string(kind) or pa.types.is_null(kind):
+        return column
+    raise UserError(
+        f"the values of {tag!r} are of kind {kind}", where=tagger.name, expected="numbers, strings, booleans or None"
+    )
 
 
 def _file(name: str, base: Path) -> Path:
@@ -190,13 +191,14 @@ def _onnx(path: Path) -> Callable[[list[str]], dict[str, Any]]:
     shape = (-1,) if len(inputs[0].shape) == 1 else (-1, 1)
 
     def tag(texts: list[str]) -> dict[str, Any]:
-        if not texts:
-            return {}
-        outputs = session.run(None, {inputs[0].name: np.array(texts, object).reshape(shape)})
+        # The outputs' names come from a run, and no text has the same tags as one.
+        outputs = session.run(None, {inputs[0].name: np.array(texts or [""], object).reshape(shape)})
         tags: dict[str, Any] = {}
         for output, values in zip(session.get_outputs(), outputs, strict=True):
             if not isinstance(values, np.ndarray) or values.ndim not in (1, 2):
                 raise ValueError(f"the output {output.name} is no tensor of shape [n] or [n, k]")
+            if len(values) == max(len(texts), 1):
+                values = values[: len(texts)]
             if values.ndim == 1 or values.shape[1] == 1:
                 tags[output.name] = values.reshape(-1).tolist()
             else:

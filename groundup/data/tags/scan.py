@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from groundup.data.kernels import (
+    HASH_FACTOR,
     IDEOGRAPH,
     LETTER,
     SPACE,
@@ -19,11 +20,12 @@ from groundup.data.kernels import (
     hash_step,
     mix,
     peek,
+    peek_8,
 )
 from groundup.data.tags.c4 import SENTENCE_CLOSERS, keeps_line
 from groundup.data.tags.phrases import JAVASCRIPT, LOREM_IPSUM, POLICY, phrases_in
 from groundup.data.tags.repetition import Counts, Hashes, Ints
-from groundup.data.tags.tokens import is_word, next_class, scan_mark, scan_word
+from groundup.data.tags.tokens import is_word, next_class, scan_mark, scan_word, short_word
 
 # Places in a document's row of counts.
 CHARACTERS = 0
@@ -66,6 +68,9 @@ LONG_PIECE = 1000  # characters
 # Words of at most eight bytes as little-endian numbers.
 STOP_WORD_LIST = ("the", "be", "to", "of", "and", "that", "have", "with")
 _STOP_WORD_KEYS = np.array([int.from_bytes(w.encode(), "little") for w in STOP_WORD_LIST], np.uint64)
+# Six bits of each key's hash, as a set of 64 bits: a word whose bit isn't set is no stop word.
+_KEY_SHIFT, _KEY_BITS = np.uint64(58), np.uint64(32)
+_STOP_WORD_BITS = np.uint64(np.bitwise_or.reduce(np.uint64(1) << (_STOP_WORD_KEYS * HASH_FACTOR >> _KEY_SHIFT)))
 
 
 @njit(cache=True, nogil=True)
@@ -186,18 +191,28 @@ def scan(
             word = is_word(following) and following & LETTER != 0
         token_start = at
         if word:
-            at, more, letters, capitals, digits, hangul, before_kind = scan_word(data, at, stop, table, ascii_words)
-            characters = at - token_start - more
-            value = hash_bytes(data, token_start, at, limit)
+            characters, capitals, key = short_word(peek_8(data, at)) if at + 8 <= limit else (0, 0, hash_start())
+            if 0 < characters <= stop - at - 8:
+                at += characters
+                more, value = 0, hash_step(hash_step(hash_start(), np.uint64(characters)), key)
+                before_kind = class_of(table, peek(data, at - 1))
+                counts[LETTERS] += characters
+                counts[CAPITALS] += capitals
+                counts[ALPHABETIC] += 1
+            else:
+                at, more, letters, capitals, digits, hangul, before_kind = scan_word(data, at, stop, table, ascii_words)
+                characters = at - token_start - more
+                value = hash_bytes(data, token_start, at, limit)
+                key = first_bytes(data, token_start, at, limit)
+                counts[LETTERS] += letters
+                counts[CAPITALS] += capitals
+                counts[DIGITS] += digits
+                counts[CJK_LETTERS] += hangul
+                counts[ALPHABETIC] += letters > 0
             counts[WORDS] += 1
             counts[WORD_CHARACTERS] += characters
-            counts[LETTERS] += letters
-            counts[CAPITALS] += capitals
-            counts[DIGITS] += digits
-            counts[CJK_LETTERS] += hangul
-            counts[ALPHABETIC] += letters > 0
-            if 2 <= at - token_start <= 4:
-                key = first_bytes(data, token_start, at, limit)
+            # At most four bytes.
+            if key >> _KEY_BITS == 0 and _STOP_WORD_BITS >> (key * HASH_FACTOR >> _KEY_SHIFT) & np.uint64(1):
                 for index in range(len(_STOP_WORD_KEYS)):
                     if _STOP_WORD_KEYS[index] == key:
                         counts[STOP_WORDS] |= 1 << index
@@ -205,7 +220,7 @@ def scan(
         else:
             at, more, run = scan_mark(data, at, stop, code, size, kind, table)
             characters = at - token_start - more
-            value = hash_step(hash_step(hash_start(), np.uint64(code)), np.uint64(run))
+            value = hash_bytes(data, token_start, at, limit)
             before_kind, before_code, before_run = kind, code, run
             if kind & IDEOGRAPH:
                 counts[WORDS] += 1
@@ -241,7 +256,9 @@ def scan(
                 ends[tokens + 1] = ends[tokens] + characters
                 spans[tokens + 1] = spans[tokens] + characters + gap
                 tokens += 1
-        gap = False
+        gap = at < stop and peek(data, at) == 32
+        at += gap
+        spaces += gap
     counts[CHARACTERS] = stop - start - extra
     counts[VISIBLE] = counts[CHARACTERS] - spaces
     if storing:

@@ -23,12 +23,19 @@ from groundup.data.kernels import (
     SPACE,
     UPPER,
     WORD,
+    bits_set,
     class_of,
     class_table,
     decode,
+    lowest_bit,
     peek,
     peek_8,
 )
+
+# Of eight bytes at once: the highest bits, the bits of small letters; what lifts a byte from "a" on, or from behind "z"
+# on, to 128.
+_HIGH_BITS, _CASE_BITS = np.uint64(0x8080808080808080), np.uint64(0x2020202020202020)
+_FROM_A, _BEHIND_Z = np.uint64(0x1F1F1F1F1F1F1F1F), np.uint64(0x0505050505050505)
 
 # Counts of letters, capitals and digits of up to this many characters, in three fields of one number.
 _PACKED_MOST = 1 << 20
@@ -119,6 +126,26 @@ def scan_word(data: int, at: int, stop: int, table: int, ascii_words: int) -> tu
         if here != 0:
             kind = here
     return at, extra, letters, capitals, digits, hangul, kind
+
+
+@njit(cache=True, nogil=True, inline="always")
+def short_word(eight: np.uint64) -> tuple[int, int, np.uint64]:
+    """(letters, capitals among them, their bytes) of the run of ASCII letters these eight bytes begin with.
+
+    No letters where the word may go on behind the run: after eight letters, before a digit, "." or "_" or a character
+    that isn't ASCII.
+    """
+    letters = (eight | _CASE_BITS) & ~_HIGH_BITS
+    letters = (letters + _FROM_A) & ~(letters + _BEHIND_Z) & ~eight & _HIGH_BITS
+    others = ~letters & _HIGH_BITS
+    if others == 0:
+        return 0, 0, eight
+    bits = lowest_bit(others) & 0x38
+    following = int(eight >> np.uint64(bits)) & 0xFF
+    if following >= 128 or following == 46 or following == 95 or 48 <= following <= 57:
+        return 0, 0, eight
+    mask = (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
+    return bits >> 3, bits_set(letters & ~(eight << np.uint64(2)) & mask), eight & mask
 
 
 @njit(cache=True, nogil=True, inline="always")
