@@ -13,7 +13,7 @@ from groundup.rundir import RunDir
 
 def shards(root: Path) -> Iterator[Shard]:
     """The document shards under the root of all stages, in order."""
-    for folder in sorted((root / "read").iterdir()):
+    for folder in sorted((root / "read").glob("[0-9]*")):  # others are what killed tasks left half-made
         yield Shard(root, int(folder.name))
 
 

@@ -86,7 +86,7 @@ class Shard:
         """From a stage's files of pairs (document, other), each sorted by document: this shard's rows, and the others'
         numbers."""
         found = [np.empty((0, 2), np.uint64)]
-        for folder in sorted((self.root / stage).iterdir()):
+        for folder in sorted((self.root / stage).glob("[0-9]*")):
             pairs = open_array(folder / file)
             found.append(np.asarray(pairs[shard_slice(pairs[:, 0], self.number)]))
         mine = np.concatenate(found)
