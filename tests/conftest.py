@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.forks import forks
+
 WORDS = (Path(__file__).parent / "words.txt").read_text().split()
 
 RECIPE = """\
@@ -88,16 +90,9 @@ def recipe_file(tmp_path: Path, recipe_text: str) -> Path:
 
 
 def groundup(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The real command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "groundup", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "100", **environment},
-        timeout=300,
-        check=False,
-    )
+    """The real command line in a process of its own, whose libraries are loaded already."""
+    words = [str(word) for word in arguments]
+    return forks().run(words, cwd or Path.cwd(), {**os.environ, "COLUMNS": "100", **environment}, timeout=300)
 
 
 def groundup_json(*arguments: object, **environment: str) -> dict[str, Any]:

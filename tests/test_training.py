@@ -49,12 +49,22 @@ def saved(run: Path) -> Checkpoints:
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         if (run / "metrics.jsonl").exists() and any(s >= step for s in losses_so_far(run)):
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     raise AssertionError("training does not get on")
+
+
+def wait_for_checkpoint(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """It is written beside the steps that follow it."""
+    for _ in range(2400):
+        if max(saved(run).complete(), default=0) >= step:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint is written")
 
 
 def losses_so_far(run: Path) -> list[int]:
@@ -88,6 +98,7 @@ def test_the_same_command_goes_on_and_ends_bit_identical(
     groundup_json("train", recipe_file, "--run-dir", whole, *(x for s in LONG for x in ("--set", s)))
     process = start(recipe_file, cut, *LONG)
     wait_for_step(cut, 12, process)
+    wait_for_checkpoint(cut, 10, process)
     process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     state = groundup_json("status", cut)
