@@ -258,7 +258,12 @@ def run(target: Target, processes: Processes) -> dict[str, Any]:
 
 @verb(cli, "rendezvous", target=False)
 @click.option("--port", type=click.IntRange(0, 65535), default=29400, help="Port; 0: any free one; default: 29400.")
-@click.option("--host", default="", help="Address to listen on; default: all.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    help="Address to listen on, for nodes on other machines one of this host's, or `any`: whoever reaches it can write "
+    "to the store, which asks for no password. Default: 127.0.0.1.",
+)
 def rendezvous(port: int, host: str) -> dict[str, Any]:
     """A place for the nodes of a run to meet; Ctrl-C ends it."""
     from groundup.launch.rendezvous import run_forever
