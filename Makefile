@@ -38,16 +38,16 @@ torture: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Groundup needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 quickstart"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -e .
+	$(BIN)/python -m pip install --disable-pip-version-check -e .
 	@touch $@
 
 # scikit-learn carries the table of digits.
 .venv/installed-examples: .venv/installed
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -e '.[examples]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[examples]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 clean:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from groundup import __version__
-from groundup.command import Result, Suggesting, Target, verb
+from groundup.command import Result, Suggesting, Target, program, verb
 from groundup.console import say
 from groundup.errors import UserError
 from groundup.launch.options import clustered, launching
@@ -38,7 +38,7 @@ def init(file: Path, data: str) -> dict[str, Any]:
     from groundup.recipe.template import write_template
 
     write_template(file, data)
-    say(f"wrote {file}; look at it, then: groundup run {file}")
+    say(f"wrote {file}; look at it, then: {program()} run {file}")
     return {"path": str(file)}
 
 
@@ -111,13 +111,12 @@ def _course(target: Target, *names: str, executor: str = "auto", **training: Any
 
     if "prepare" not in names:
         target.existing_run()
-    loaded, run = target.open()
-    if "train" in names:
-        from groundup.train.manifest import checkpoints_of
-
-        checkpoints_of(loaded.recipe, run)  # a place that nothing here can open is told before any work
     outcomes = []
-    with run.lock():
+    with target.opened(restart=training.get("restart", False), allow=training.get("allow", ())) as (loaded, run):
+        if "train" in names:
+            from groundup.train.manifest import checkpoints_of
+
+            checkpoints_of(loaded.recipe, run)  # a place that nothing here can open is told before any work
         for name in names:
             step = getattr(course, name)
             more = {"train": training, "prepare": {"executor": executor}}.get(name, {})
@@ -199,6 +198,7 @@ def train(target: Target, processes: Processes, restart: bool, allow: tuple[str,
     from groundup import course
     from groundup.launch.train import refuse_misfit
     from groundup.rundir import RunDir
+    from groundup.train.identity import refuse_another_recipe
 
     if restart:
         raise UserError("nodes that come and go only go on", where="--restart", advice="Give another --run-dir")
@@ -207,7 +207,8 @@ def train(target: Target, processes: Processes, restart: bool, allow: tuple[str,
     course.refuse_unprepared(loaded, run)
     with run.lock(shared=True):
         refuse_misfit(loaded, run, processes)
-        run.open(loaded)
+        refuse_another_recipe(loaded, run, allow)
+        run.keep(loaded)
         return dict(course.train(loaded, run, allow=allow, processes=processes).result)
 
 
@@ -220,6 +221,9 @@ def evaluate(target: Target) -> dict[str, Any]:
 @verb(cli, "export")
 def export(target: Target) -> dict[str, Any]:
     """A folder for others, checked against what they compute."""
+    from groundup import course
+
+    course.refuse_without_export(target.load().recipe)
     return dict(_course(target, "export")[-1].result)
 
 
@@ -242,12 +246,14 @@ def run(target: Target, processes: Processes) -> dict[str, Any]:
             advice="groundup train with these options; then groundup run without them goes on",
         )
     outcomes = _course(target, "prepare", "train", "evaluate", "export", processes=processes)
-    loaded, folder = target.open()
-    page = write_report(folder.path)
+    loaded = target.load()
+    folder = target.folder(loaded.recipe.name)
+    page = write_report(folder)
     _, _, evaluated, exported = outcomes
     say()
     say(f"the report:  {page.absolute()}   (open it in a browser)")
-    say(f"try it:      groundup serve {folder.path}")
+    if exported.result["path"] is not None:
+        say(f"try it:      {program()} serve {folder}")
     return {
         "steps": [outcome.as_dict() for outcome in outcomes],
         "evaluate": {k: evaluated.result[k] for k in HEADLINES[loaded.recipe.task]},
@@ -258,7 +264,12 @@ def run(target: Target, processes: Processes) -> dict[str, Any]:
 
 @verb(cli, "rendezvous", target=False)
 @click.option("--port", type=click.IntRange(0, 65535), default=29400, help="Port; 0: any free one; default: 29400.")
-@click.option("--host", default="", help="Address to listen on; default: all.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    help="Address to listen on, for nodes on other machines one of this host's, or `any`: whoever reaches it can write "
+    "to the store, which asks for no password. Default: 127.0.0.1.",
+)
 def rendezvous(port: int, host: str) -> dict[str, Any]:
     """A place for the nodes of a run to meet; Ctrl-C ends it."""
     from groundup.launch.rendezvous import run_forever
@@ -328,13 +339,12 @@ def tune(target: Target, trials: int | None) -> dict[str, Any]:
     from groundup.report.page import write_report
     from groundup.tune.step import tune as search
 
-    loaded, folder = target.open()
-    with folder.lock():
+    with target.opened() as (loaded, folder):
         course.prepare(loaded, folder)
         found = search(loaded, folder, trials)
     page = write_report(folder.path)
     say(f"the report:   {page.absolute()}   (open it in a browser)")
-    say(f"the best:     groundup run {folder.path / 'best.toml'}")
+    say(f"the best:     {program()} run {folder.path / 'best.toml'}")
     return {key: found[key] for key in ("best", "metric", "trials")}
 
 
@@ -343,11 +353,13 @@ def tune(target: Target, trials: int | None) -> dict[str, Any]:
 @click.option("--host", help="Address; default: the recipe's, reachable from this machine only.")
 def serve(target: Target, port: int | None, host: str | None) -> None:
     """An HTTP server with a page to try the model."""
+    from groundup.course import refuse_without_export
     from groundup.deploy.server import serve as serve_export
     from groundup.recipe.language import LanguageServe
 
     folder = target.existing_run()
     loaded = Target(folder.path, None, target.settings).load()
+    refuse_without_export(loaded.recipe)
     if not (folder.export / "config.json").exists():
         raise UserError("nothing is exported here", where=str(folder.path), advice=f"Run: groundup run {folder.path}")
     section = loaded.recipe.serve

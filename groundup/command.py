@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -61,14 +64,23 @@ class Target:
 
         return self.run_dir or (self.path if is_run(self.path) else Path("runs") / name)
 
-    def open(self) -> tuple[LoadedRecipe, RunDir]:
-        """The recipe and its run folder, made if need be."""
+    @contextmanager
+    def opened(self, *, restart: bool = False, allow: Collection[str] = ()) -> Iterator[tuple[LoadedRecipe, RunDir]]:
+        """The recipe and its run folder, made if need be, under its lock: until it is held, nothing there is replaced.
+
+        Raises UserError where checkpoints there are of another training, but for what `allow` names, unless they are
+        set aside (`restart`)."""
         from groundup.rundir import RunDir
+        from groundup.train.identity import refuse_another_recipe
 
         loaded = self.load()
         run = RunDir(self.folder(loaded.recipe.name))
-        run.open(loaded)
-        return loaded, run
+        run.make(loaded.recipe.name)
+        with run.lock():
+            if not restart:
+                refuse_another_recipe(loaded, run, allow)
+            run.keep(loaded)
+            yield loaded, run
 
     def existing_run(self) -> RunDir:
         """The run folder of this target, which must be there."""
@@ -77,6 +89,15 @@ class Target:
         if self.run_dir is None and self.path.is_file():
             return existing(self.folder(self.load().recipe.name))
         return existing(self.run_dir or self.path)
+
+
+def program() -> str:
+    """What to type here for `groundup`: its path where the shell would not find it, or would find another."""
+    typed = Path(sys.argv[0])
+    found = shutil.which("groundup")
+    if found is not None and Path(found).parent.samefile(Path(sys.executable).parent):
+        return "groundup"
+    return str(typed) if typed.name == "groundup" else f"{sys.executable} -m groundup"
 
 
 def fail(error: BaseException, as_json: bool, out: IO[str], debug: bool) -> int:
@@ -89,6 +110,8 @@ def fail(error: BaseException, as_json: bool, out: IO[str], debug: bool) -> int:
         code = EXIT_USER
     elif isinstance(error, UserError):
         say(f"error: {error}")
+        if re.search(r"\bgroundup [a-z]", str(error)) and program() != "groundup":
+            say(f"(groundup is {program()} here)")
         document, code = {"error": error.as_dict()}, EXIT_USER
     elif isinstance(error, Interrupted | KeyboardInterrupt):
         say(str(error) or "interrupted")

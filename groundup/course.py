@@ -14,9 +14,11 @@ from typing import Any
 from groundup.console import say, span
 from groundup.errors import UserError
 from groundup.launch.processes import SINGLE_PROCESS, Processes
+from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.load import LoadedRecipe
+from groundup.recipe.sections import Recipe
 from groundup.recipe.table import TableRecipe
-from groundup.rundir import RunDir, load_manifest, write_atomically
+from groundup.rundir import RunDir, load_manifest, read_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,13 @@ class Outcome:
         return {"name": self.name, "status": self.status, "seconds": round(self.seconds, 2)}
 
 
-def _step(run: RunDir, name: str, inputs: str, work: Callable[[], dict[str, Any]], *, intact: bool = True) -> Outcome:
-    """Do the work, unless the record says it was done from the same inputs and its output is still there."""
+def _step(
+    run: RunDir, name: str, inputs: str, work: Callable[[], dict[str, Any]], intact: Callable[[dict[str, Any]], bool]
+) -> Outcome:
+    """Do the work, unless the record says it was done from the same inputs and its output is still there. `intact`: of
+    the recorded result, whether it is."""
     record = run.record(name)
-    if record is not None and record.fingerprint == inputs and intact:
+    if record is not None and record.fingerprint == inputs and intact(record.result):
         say(f"== {name}: up to date, skipped")
         return Outcome(name, "skipped", 0.0, record.result)
     say(f"== {name}")
@@ -58,12 +63,28 @@ def _prepare_step(loaded: LoadedRecipe) -> Any:
     return text_step
 
 
+def _data_intact(loaded: LoadedRecipe, run: RunDir) -> bool:
+    """Whether the prepared data is there, a text's token files as they were made."""
+    manifest = read_json(run.data / "manifest.json")
+    if manifest is None or isinstance(loaded.recipe, TableRecipe):
+        return manifest is not None
+    from groundup.data.tokens.shards import refuse_damaged
+
+    try:
+        for split in manifest["splits"]:
+            refuse_damaged(run.data, manifest, split)
+    except UserError as error:
+        say(f"{error.where}: {error.what}")
+        return False
+    return True
+
+
 def refuse_unprepared(loaded: LoadedRecipe, run: RunDir) -> None:
     """Raise UserError where the run folder doesn't hold the recipe's data."""
     step = _prepare_step(loaded)
     record = run.record("prepare")
-    intact = (run.data / "manifest.json").exists()
-    if record is None or not intact or record.fingerprint != step.inputs(loaded, step.find_files(loaded)):
+    inputs = step.inputs(loaded, step.find_files(loaded))
+    if record is None or record.fingerprint != inputs or not _data_intact(loaded, run):
         raise UserError(
             "this recipe's data is not prepared here, and no node of those that come and go prepares it",
             where=str(run.path),
@@ -87,7 +108,7 @@ def prepare(loaded: LoadedRecipe, run: RunDir, *, executor: str = "auto") -> Out
         say(step.summary(manifest))
         return {k: v for k, v in manifest.items() if k != "files"}
 
-    return _step(run, "prepare", inputs, work, intact=(run.data / "manifest.json").exists())
+    return _step(run, "prepare", inputs, work, lambda _: _data_intact(loaded, run))
 
 
 def train(
@@ -111,14 +132,13 @@ def train(
     if restart:
         train_step.set_aside(loaded.recipe, run)
     inputs = train_step.inputs(loaded.recipe, manifest["fingerprint"])
-    intact = bool(checkpoints_of(loaded.recipe, run).complete())
 
     def work() -> dict[str, Any]:
         if processes.world == 1 and not processes.elastic:
             return train_step.train(loaded.recipe, run, allow=allow, began=began)
         return launch.train(loaded.recipe, run, processes, allow=allow, began=began)
 
-    outcome = _step(run, "train", inputs, work, intact=intact)
+    outcome = _step(run, "train", inputs, work, lambda _: bool(checkpoints_of(loaded.recipe, run).complete()))
     if outcome.status == "skipped":
         launch.skip(processes)
     return outcome
@@ -128,11 +148,33 @@ def evaluate(loaded: LoadedRecipe, run: RunDir) -> Outcome:
     from groundup.evaluate import step as evaluate_step
 
     inputs = evaluate_step.inputs(loaded.recipe, run)
-    intact = (run.path / "evaluate.json").exists()
-    return _step(run, "evaluate", inputs, lambda: evaluate_step.evaluate(loaded.recipe, run), intact=intact)
+
+    def intact(_: dict[str, Any]) -> bool:
+        return (run.path / "evaluate.json").exists()
+
+    return _step(run, "evaluate", inputs, lambda: evaluate_step.evaluate(loaded.recipe, run), intact)
+
+
+def exports(recipe: Recipe) -> bool:
+    """Whether the recipe asks for an export."""
+    return not isinstance(recipe, LanguageRecipe) or recipe.export.enabled
+
+
+def refuse_without_export(recipe: Recipe) -> None:
+    """Raise UserError where the recipe asks for no export."""
+    if not exports(recipe):
+        raise UserError(
+            "the recipe asks for no export",
+            where="export.enabled",
+            expected="true, of a model that a Hugging Face class computes",
+        )
 
 
 def export(loaded: LoadedRecipe, run: RunDir) -> Outcome:
+    """Skipped, without a path, where the recipe asks for none."""
+    if not exports(loaded.recipe):
+        say("== export: skipped, the recipe asks for none (export.enabled = false)")
+        return Outcome("export", "skipped", 0.0, {"path": None, "max_logit_difference": None})
     if isinstance(loaded.recipe, TableRecipe):
         from groundup.deploy import classifier_step
 
@@ -142,5 +184,8 @@ def export(loaded: LoadedRecipe, run: RunDir) -> Outcome:
 
         step = language_step
     inputs = step.inputs(loaded.recipe, run)
-    intact = (run.export / "config.json").exists()
-    return _step(run, "export", inputs, lambda: step.export(loaded.recipe, run), intact=intact)
+
+    def intact(result: dict[str, Any]) -> bool:
+        return all((run.export / name).is_file() for name in result["files"])
+
+    return _step(run, "export", inputs, lambda: step.export(loaded.recipe, run), intact)

@@ -19,16 +19,17 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from groundup.console import say
 from groundup.errors import UserError
 from groundup.recipe import show
-from groundup.recipe.load import LoadedRecipe
+from groundup.recipe.load import LoadedRecipe, load
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -110,26 +111,42 @@ class RunDir:
 
         Raises UserError where it can't be written, holds something else, or belongs to a recipe of another name.
         """
-        name = loaded.recipe.name
-        try:
+        self.make(loaded.recipe.name)
+        self.keep(loaded)
+
+    def make(self, name: str) -> None:
+        """Make the folder, or take up one that belongs to a recipe of this name; raises as `open`."""
+        with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
-            if not self.recipe_file.exists() and any(self.path.iterdir()):
+            # A lock alone was left by a command that went no further.
+            if not self.recipe_file.exists() and any(path.name != "lock" for path in self.path.iterdir()):
                 raise UserError(
                     "this folder holds other files and is no run folder",
                     where=str(self.path),
                     advice="Name an empty one",
                 )
-            old = self.recipe_name()
-            if old is not None and old != name:
-                raise UserError(
-                    f"this is the run folder of the recipe {old!r}, not of {name!r}",
-                    where=str(self.path),
-                    advice="Give another --run-dir, or the recipe its old name",
-                )
-            if loaded.file.absolute() != self.recipe_file.absolute():
-                origins = json.dumps(show.origins(loaded), indent=1)
-                write_atomically(self.path / "recipe.origins.json", origins)
+        old = self.recipe_name()
+        if old is not None and old != name:
+            raise UserError(
+                f"this is the run folder of the recipe {old!r}, not of {name!r}",
+                where=str(self.path),
+                advice="Give another --run-dir, or the recipe its old name",
+            )
+
+    def keep(self, loaded: LoadedRecipe) -> None:
+        """Keep the resolved recipe in the folder, and say what it changes in the one that is there."""
+        with suppress(UserError):  # none is there, or one of another version
+            for key, (old, new) in show.changes(load(self.recipe_file), loaded).items():
+                say(f"{self.recipe_file}: {key} was {old}, is {new}")
+        origins = json.dumps(show.origins(loaded), indent=1)
+        with self._writing():
             write_atomically(self.recipe_file, show.to_toml(loaded.recipe))
+            write_atomically(self.path / show.ORIGINS, origins)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(
                 f"the run folder can't be written: {error.strerror}",
@@ -164,7 +181,9 @@ class RunDir:
     def lock(self, *, shared: bool = False) -> Iterator[None]:
         """Hold the folder for writing, alone or with others that share it. The system releases it when the process
         ends, however it ends."""
-        with (self.path / "lock").open("a+") as file:  # on NFS one has to be able to write, the other to read
+        with self._writing():
+            file = (self.path / "lock").open("a+")  # on NFS one has to be able to write, the other to read
+        with file:
             try:
                 fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except OSError:

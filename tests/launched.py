@@ -47,7 +47,7 @@ def children(pid: int) -> list[int]:
 @contextmanager
 def meeting_place(port: int = 0) -> Iterator[str]:
     """The address of `groundup rendezvous`."""
-    command = [sys.executable, "-m", "groundup", "rendezvous", "--port", str(port), "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "groundup", "rendezvous", "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

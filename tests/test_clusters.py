@@ -136,6 +136,12 @@ def training_pod(jobs: list[dict[str, Any]]) -> dict[str, Any]:
     return pod
 
 
+def rendezvous_pod(jobs: list[dict[str, Any]]) -> dict[str, Any]:
+    (store,) = (job for job in jobs if job["name"] == "rendezvous")
+    pod: dict[str, Any] = store["template"]["spec"]["template"]["spec"]
+    return pod
+
+
 @pytest.mark.parametrize("kind", ["trainjob", "jobset"])
 def test_the_manifest_holds_the_recipe_and_starts_one_agent_per_node(kind: str) -> None:
     found = documents(kind, "--set", "parallel.tensor=8", "--claim", "disk")
@@ -153,6 +159,11 @@ def test_the_manifest_holds_the_recipe_and_starts_one_agent_per_node(kind: str) 
     pod = training_pod(jobs)
     (container,) = pod["containers"]
     assert f'--nodes 4 --rendezvous {place} --node-rank "$JOB_COMPLETION_INDEX"' in container["command"][2]
+    # A store that listened on its own pod alone would never be found.
+    store = (
+        container["command"][2] if kind == "trainjob" else " ".join(rendezvous_pod(jobs)["containers"][0]["command"])
+    )
+    assert "groundup rendezvous --host any --port 29400" in " ".join(store["command"])
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     assert {"name": "shared", "persistentVolumeClaim": {"claimName": "disk"}} in pod["volumes"]

@@ -13,6 +13,8 @@ import pytest
 
 from groundup.data.documents import iterate_texts, outcomes
 from groundup.data.tokens.tokenizer import Tokenizer
+from groundup.errors import UserError
+from groundup.recipe.language import LanguageRecipe
 from groundup.rundir import RunDir
 from tests.conftest import groundup, groundup_json
 
@@ -163,6 +165,18 @@ def test_json_is_alone_on_standard_output_and_progress_is_on_standard_error(reci
     assert result["samples_consumed"] == 12 * 8
     assert "step 12/12  loss" in done.stderr
     assert "% of peak" in done.stderr
+
+
+def test_a_prompt_that_fills_the_context_is_refused_before_training(finished_run: tuple[Path, dict[str, Any]]) -> None:
+    from groundup.recipe.load import load
+    from groundup.tasks.language_model import LanguageModel
+
+    run = RunDir(finished_run[0])
+    loaded = load(run.recipe_file, (f'sampling.prompts=["a", "{"word " * 130}"]',))
+    assert isinstance(loaded.recipe, LanguageRecipe)
+    with pytest.raises(UserError, match="and the model's context 128") as refused:
+        LanguageModel(loaded.recipe, run)
+    assert refused.value.where == "sampling.prompts[1]"
 
 
 def test_lineage_names_code_and_recipe(finished_run: tuple[Path, dict[str, Any]]) -> None:

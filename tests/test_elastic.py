@@ -32,7 +32,7 @@ class Nodes:
     def __init__(self, hosts: list[Host], words: tuple[object, ...], folder: Path) -> None:
         self.rendezvous, *self.hosts = hosts
         self.words, self.folder = words, folder
-        self.store = self.rendezvous.start("rendezvous", "--port", PORT, log=folder / "store.log")
+        self.store = self.rendezvous.start("rendezvous", "--host", "any", "--port", PORT, log=folder / "store.log")
         self.processes: dict[int, subprocess.Popen[str]] = {}
         self.started = [self.store]
 

@@ -35,7 +35,8 @@ class Hosts:
     def __init__(self, hosts: list[Host], folder: Path) -> None:
         self.rendezvous, *self.nodes = hosts
         self.folder = folder
-        self.store = self.rendezvous.start("rendezvous", "--port", PORT, log=folder / "store.log")
+        own = ("--host", self.rendezvous.address, "--port", PORT)
+        self.store = self.rendezvous.start("rendezvous", *own, log=folder / "store.log")
         self.started = [self.store]
 
     def train(self, *words: object, nproc: tuple[int, int] = (1, 1)) -> list[subprocess.Popen[str]]:

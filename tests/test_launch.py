@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,6 +141,20 @@ def test_a_hang_is_told_rank_by_rank(tmp_path: Path) -> None:
 def rendezvous() -> Iterator[str]:
     with meeting_place() as address:
         yield address
+
+
+def test_a_rendezvous_is_for_this_machine_alone_unless_told_otherwise(rendezvous: str) -> None:
+    from groundup.launch.processes import endpoint
+    from groundup.launch.rendezvous import ANY, serve
+
+    host, port = endpoint(rendezvous)
+    assert host == "127.0.0.1"
+    socket.create_connection((host, port), timeout=5).close()
+    other = "127.0.0.2"  # another of this host's addresses
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((other, port), timeout=5)
+    store = serve(ANY, 0)
+    socket.create_connection((other, store.port), timeout=5).close()
 
 
 def test_a_node_never_hears_the_answer_of_an_earlier_run(rendezvous: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from groundup.errors import UserError
 from groundup.models.decoder import build_decoder
 from groundup.optim import losses
 from groundup.optim.gradients import clip_
@@ -214,3 +215,10 @@ def test_durations_of_the_schedule_can_be_tokens_and_epochs() -> None:
     optim = Optim(warmup=Duration(640, "tokens"), schedule="warmup-stable-decay", decay=Duration(2, "epochs"))
     schedule = build_schedule(optim, 100, Pace(4, 40, 16))
     assert (schedule.warmup, schedule.decay) == (40, 80)
+
+
+def test_a_warmup_that_turns_out_longer_than_the_run_is_refused() -> None:
+    """How many steps an epoch has is known once the data is prepared."""
+    with pytest.raises(UserError, match="3 epochs are 30 steps, and the whole run has 20") as refused:
+        build_schedule(Optim(warmup=Duration(3, "epochs")), 20, Pace(4, 40, 16))
+    assert (refused.value.where, refused.value.expected) == ("optim.warmup", "at most 20 steps")

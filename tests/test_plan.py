@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from groundup.models.decoder import Decoder
 from groundup.plan.shapes import count_parameters, flops_per_token, parameter_shapes, state_bytes
+from groundup.plan.step import samples_per_epoch
+from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.load import load
 from groundup.recipe.model import Experts, Model
 from groundup.recipe.presets import PRESETS
+from groundup.rundir import RunDir
+from groundup.tasks.language_model import LanguageModel
 from tests.conftest import groundup_json
 
 # From the models' cards and technical reports; Qwen3-0.6B counts its tied embedding once.
@@ -90,5 +98,21 @@ def test_plan_command(recipe_file: Path) -> None:
     plan = groundup_json("plan", recipe_file)
     assert plan["parameters"]["total"] == sum(layer["parameters"] for layer in plan["layers"])
     assert plan["state_bytes"] == sum(plan["state"].values())
+    shaped = [layer for layer in plan["layers"] + plan["one_layer"] if "shape" in layer]
+    assert [math.prod(layer["shape"]) for layer in shaped] == [layer["parameters"] for layer in shaped]
     assert plan["training_tokens"] == 12 * 512
     assert plan["rough_seconds_here"] > 0
+
+
+def test_planned_epochs_are_those_of_the_stream(finished_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Of two sources each has a last window that is partly empty, and one is passed one and a half times."""
+    run = RunDir(tmp_path)
+    shutil.copytree(finished_run[0] / "data", run.data)
+    manifest = json.loads((run.data / "manifest.json").read_text())
+    (file,) = (file for file in manifest["files"] if file["split"] == "train")
+    manifest["files"].append({**file, "source": 1})
+    manifest["sources"].append({**manifest["sources"][0], "epochs": 1.5})
+    (run.data / "manifest.json").write_text(json.dumps(manifest))
+    recipe = load(finished_run[0] / "recipe.toml", ("train.sequence_length=32",)).recipe
+    assert isinstance(recipe, LanguageRecipe)
+    assert samples_per_epoch(recipe, run, manifest) == LanguageModel(recipe, run).samples_per_epoch

@@ -92,10 +92,27 @@ def test_a_verdict_on_a_default_that_stands_in_is_not_told(tmp_path: Path) -> No
         ("[train]\nbatch_tokens = 5000\n", "train.batch_tokens", "such as 4096"),
         ("[model]\ncontext_length = 128\n", "train.sequence_length", "at most model.context_length (128)"),
         ("[model.experts]\ncount = 2\nper_token = 3\n", "model.experts.per_token", "at most"),
-        ("[model.experts]\nshared_ffn_size = 64\n", "model.experts", "shared experts"),
-        ('[model.experts]\nbalance = "bias"\n', "model.experts", "selection bias"),
+        ("[model.experts]\nshared_ffn_size = 64\n", "model.experts", "or export.enabled = false"),
+        ('[model.experts]\nbalance = "bias"\n', "model.experts", "or export.enabled = false"),
         ('[optim]\nwarmup = "30 steps"\n[train]\nduration = "20 steps"\n', "optim.warmup", "at most 20 steps"),
+        (
+            '[optim]\nwarmup = "1M tokens"\n[train]\nduration = "20 steps"\n',
+            "optim.warmup",
+            "1000000 tokens is longer than the whole run (20 steps)",
+        ),
         ('[optim]\ndecay = "3 steps"\n', "optim.decay", "warmup-stable-decay"),
+        ('[checkpoint]\nevery = "0 steps"\n', "checkpoint.every", "more than zero"),
+        ('[checkpoint]\nkeep_every = "0 epochs"\n', "checkpoint.keep_every", "more than zero"),
+        ('[train]\nvalidate_every = "0 steps"\n', "train.validate_every", "more than zero"),
+        ('[train]\nsample_every = "0.0 tokens"\n', "train.sample_every", "more than zero"),
+        ('[train]\nduration = "0 steps"\n', "train.duration", "more than zero"),
+        ('[train]\nduration = "1e400 steps"\n', "train.duration", "at most 1e+15 steps, tokens or epochs"),
+        ('[optim]\nschedule = "step"\nstep_every = "0 steps"\n', "optim.step_every", "more than zero"),
+        ("[optim]\nlr = inf\n", "optim.lr", "a finite number"),
+        ("[data]\nvalidation_fraction = 0.0\n", "data.validation_fraction", "greater than 0"),
+        ("[data]\nvalidation_fraction = 1.0\n", "data.validation_fraction", "less than 1"),
+        ('[tokenizer]\nsplit = "("\n', "tokenizer.split", "regular expression that Oniguruma knows"),
+        ("[sampling]\ntop_k = 9223372036854775808\n", "sampling.top_k", "less than 9223372036854775808"),
         ('[checkpoint]\nplace = "s4://bucket/run"\n', "checkpoint.place", "s3://"),
         (
             '[data]\nsources = [{ path = "a", weight = 1.0 }, { path = "b" }]\n',
@@ -137,7 +154,22 @@ def test_set_overrides_and_is_named_in_errors(tmp_path: Path) -> None:
     assert problems(path, "", "train.micro_batch='a'")[0].startswith("--set: train.micro_batch: 'a'")
 
 
-@pytest.mark.parametrize("expression", ["train.duration=20 steps", "train.duration", "=3", "a.b=", "a b=1"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "train.duration=20 steps",
+        "train.duration",
+        "=3",
+        "a.b=",
+        "a b=1",
+        "# x=1",
+        "#=1",
+        "[a]\nb=1",
+        "a=1\nb=2",
+        "a.b=1\na.c=2",
+        "\n# a\nb=1",
+    ],
+)
 def test_set_that_is_no_toml_says_what_to_type(expression: str) -> None:
     with pytest.raises(UserError, match="--set"):
         parse_set((expression,))

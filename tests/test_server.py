@@ -287,6 +287,7 @@ WRONG = [
     ({"prompt": "a", "top_p": 0}, "top_p", "`top_p` must be greater than 0, not 0."),
     ({"prompt": "a", "top_p": 1.5}, "top_p", "`top_p` must be less than or equal to 1"),
     ({"prompt": "a", "top_k": -2}, "top_k", "`top_k` must be greater than or equal to -1"),
+    ({"prompt": "a", "top_k": 2**63}, "top_k", "`top_k` must be less than 9223372036854775808"),
     ({"prompt": "a", "seed": "x"}, "seed", "`seed` must be a valid integer"),
     ({"prompt": "a", "n": 0}, "n", "`n` must be greater than or equal to 1"),
     ({"prompt": "a", "n": 6}, "n", "The request asks for 6 texts; this server takes 5 at once."),

@@ -229,3 +229,13 @@ encoder.encode(["It's one text of many words.\\n" * 20000] * 20)
 assert len(os.listdir("/proc/self/task")) == before, os.listdir("/proc/self/task")
 """
     subprocess.run([sys.executable, "-c", code, str(tokenizer.folder)], check=True)
+
+
+@pytest.mark.parametrize(("content", "what"), [('{"bos_token": ', "not valid JSON"), ("[1]", "holds no JSON object")])
+def test_a_damaged_tokenizer_config_is_named(tokenizer: Tokenizer, tmp_path: Path, content: str, what: str) -> None:
+    folder = tmp_path / "t"
+    tokenizer.save(folder)
+    (folder / "tokenizer_config.json").write_text(content)
+    with pytest.raises(UserError, match=what) as refused:
+        Tokenizer(folder)
+    assert refused.value.where == str(folder / "tokenizer_config.json")

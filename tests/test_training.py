@@ -159,7 +159,7 @@ def test_another_model_or_other_data_is_refused_with_what_differs(trained: Path)
     assert "model.layers was 2, is 3" in done.stderr
     assert "seed was 7, is 8" in done.stderr
     assert "--restart" in done.stderr
-    assert "--allow model.layers --allow seed" in done.stderr
+    assert "--allow seed --allow model.layers" in done.stderr
     result = groundup_json(
         "train", trained, "--restart", "--set", "model.layers=3", "--set", 'train.duration="2 steps"'
     )

@@ -16,7 +16,7 @@ from typing import Any
 from groundup import __version__
 from groundup.console import say, size
 from groundup.data.execute.executor import cores, executor
-from groundup.data.execute.task import Done, sweep
+from groundup.data.execute.task import Done, drop_damaged, sweep
 from groundup.data.explain import look
 from groundup.data.read.slices import Slice, slice_files
 from groundup.data.read.sources import SourceFile, resolve, source_name
@@ -29,7 +29,7 @@ from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.errors import UserError
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.load import LoadedRecipe
-from groundup.rundir import RunDir, fingerprint, write_atomically
+from groundup.rundir import RunDir, fingerprint, read_json, write_atomically
 
 PROCESS_BYTES = 400 << 20  # what a process of this step takes at least, with its libraries
 
@@ -78,6 +78,8 @@ def prepare(
     workers = max(1, min(data.workers or cores(), data.memory.bytes // PROCESS_BYTES))
     root = run.stages
     root.mkdir(exist_ok=True)
+    if (read_json(run.data / "manifest.json") or {}).get("inputs") == inputs:
+        drop_damaged(root)  # what is made again although it is there is so because something of it is damaged
     with executor(kind, root, workers, sum(piece.bytes for _, piece in slices)) as execute:
         stages = Stages(execute)
         tokenizer, tokens, split = _stages(loaded, stages, slices, data.memory.bytes // workers, root)
@@ -227,7 +229,7 @@ def _manifest(
     splits = {
         part: {
             "documents": sum(task.result["splits"][part]["documents"] for task in split),
-            "bytes": sum(task.result["splits"][part]["bytes"] for task in split),
+            "bytes": total("bytes", part=part),
             "tokens": total("tokens", part=part),
         }
         for part in SPLITS

@@ -78,7 +78,7 @@ class CompletionRequest(BaseModel):
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1)  # 0, and -1 as some servers have it: among all
+    top_k: int = Field(0, ge=-1, lt=2**63)  # 0, and -1 as some servers have it: among all
     seed: int | None = None
     stop: Annotated[list[str], BeforeValidator(_stops)] = []
     n: int = Field(1, ge=1)

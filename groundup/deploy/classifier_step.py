@@ -15,7 +15,7 @@ from groundup.recipe.table import TableRecipe
 from groundup.rundir import RunDir, fingerprint, load_manifest, read_json, write_atomically
 from groundup.tasks.classification import Classification
 from groundup.train import checkpoint
-from groundup.train.state import refuse_another
+from groundup.train.identity import refuse_another
 
 CHECK_ROWS = 256
 _METRICS = ("accuracy", "f1_weighted", "f1_macro", "roc_auc", "loss")

@@ -15,7 +15,7 @@ from groundup.recipe.language import LanguageRecipe
 from groundup.rundir import RunDir, fingerprint, read_json, write_atomically
 from groundup.tasks.language_model import LanguageModel
 from groundup.train import checkpoint
-from groundup.train.state import refuse_another
+from groundup.train.identity import refuse_another
 
 CHECK_WINDOWS = 2
 CHECK_TEXTS = 8

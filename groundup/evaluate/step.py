@@ -13,7 +13,7 @@ from groundup.rundir import RunDir, fingerprint, load_manifest, write_atomically
 from groundup.tasks.build import build_task
 from groundup.train import checkpoint
 from groundup.train.device import set_up
-from groundup.train.state import refuse_another
+from groundup.train.identity import refuse_another
 
 
 def inputs(recipe: Recipe, run: RunDir) -> str:

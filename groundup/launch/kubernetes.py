@@ -51,7 +51,7 @@ def manifest(job: KubernetesJob, kind: str) -> str:
 def _job_set(job: KubernetesJob) -> dict[str, Any]:
     """Training pods, and one for the rendezvous, so that no training pod is special."""
     place = f"{job.name}-rendezvous-0-0.{job.name}:{PORT}"
-    store = _pod("rendezvous", job.image, ["groundup", "rendezvous", "--port", str(PORT)])
+    store = _pod("rendezvous", job.image, ["groundup", "rendezvous", "--host", "any", "--port", str(PORT)])
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
@@ -71,7 +71,7 @@ def _job_set(job: KubernetesJob) -> dict[str, Any]:
 def _train_job(job: KubernetesJob) -> list[dict[str, Any]]:
     """A runtime of its own, so that the cluster needs none, and the TrainJob. Pod 0 runs the rendezvous too."""
     place = f"{job.name}-node-0-0.{job.name}:{PORT}"
-    before = f'if [ "$JOB_COMPLETION_INDEX" = 0 ]; then groundup rendezvous --port {PORT} & fi\n'
+    before = f'if [ "$JOB_COMPLETION_INDEX" = 0 ]; then groundup rendezvous --host any --port {PORT} & fi\n'
     version = "trainer.kubeflow.org/v1alpha1"
     node = {
         "name": "node",

@@ -63,7 +63,7 @@ def processes(
             f"{nodes} nodes need a place to meet",
             where="--rendezvous",
             expected="HOST:PORT, the same on every node",
-            advice="`groundup rendezvous --port 29400` on any host makes one",
+            advice="`groundup rendezvous --host ADDRESS --port 29400` on any host makes one",
         )
     if least is not None:
         return _elastic(loaded, local or 1, least, nodes, node_rank, rendezvous)

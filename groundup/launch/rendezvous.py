@@ -17,20 +17,21 @@ from groundup.errors import UserError
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+ANY = "any"  # in place of an address to listen on: all that this host has
 REACH_SECONDS = 900.0  # how long a node waits for the rendezvous to come up
 SILENCE_SECONDS = 20  # how long the host of the rendezvous may be silent; below the time after which a node is lost
 _SIOCGIFADDR = 0x8915  # of Linux: the IPv4 address of an interface
 
 
 def serve(host: str, port: int) -> TCPStore:
-    """A store that listens on `host` ("": on every address) and `port` (0: any free one), while it is referred to.
+    """A store that listens on `host` (ANY: on every address) and `port` (0: any free one), while it is referred to.
 
     Raises UserError where it can't listen there.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     try:
-        if host:
+        if host != ANY:
             listening = socket.create_server((host, port), family=_family(host, port), backlog=1024)
         else:
             both = socket.has_dualstack_ipv6()
@@ -38,14 +39,13 @@ def serve(host: str, port: int) -> TCPStore:
             listening = socket.create_server(("", port), family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as error:
         raise UserError(
-            f"can't listen on {host or 'any address'}, port {port}: {error.strerror}",
+            f"can't listen on {host}, port {port}: {error.strerror}",
             where="groundup rendezvous",
             advice="Give another --port or --host",
         ) from None
     port = listening.getsockname()[1]
-    return TCPStore(
-        host or "localhost", port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
-    )
+    own = "localhost" if host == ANY else host
+    return TCPStore(own, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
 
 
 def connect(host: str, port: int, patience: float = REACH_SECONDS) -> TCPStore:
@@ -66,7 +66,7 @@ def connect(host: str, port: int, patience: float = REACH_SECONDS) -> TCPStore:
                 raise UserError(
                     f"no rendezvous answers at {host}:{port} ({error})",
                     where="--rendezvous",
-                    advice=f"Start one there: groundup rendezvous --port {port}",
+                    advice=f"Start one there: groundup rendezvous --host {host} --port {port}",
                 ) from None
             if not said:
                 say(f"waiting for the rendezvous at {host}:{port}")
@@ -139,6 +139,6 @@ def run_forever(host: str, port: int) -> int:
     stops = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # before the store has threads that could take them
     store = serve(host, port)
-    say(f"rendezvous at {host or socket.gethostname()}:{store.port}; Ctrl-C ends it")
+    say(f"rendezvous at {socket.gethostname() if host == ANY else host}:{store.port}; Ctrl-C ends it")
     signal.sigwait(stops)
     return store.port

@@ -31,7 +31,7 @@ set -u
 
 # Where the agents meet. The port depends on the job, so that two jobs can share a node.
 place="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((29400 + SLURM_JOB_ID % 1000))"
-{groundup} rendezvous --port "${{place##*:}}" &
+{groundup} rendezvous --host any --port "${{place##*:}}" &
 trap 'kill "$!"' EXIT
 
 {cpus}# shellcheck disable=SC2016 # each task has its own SLURM_NODEID

@@ -51,12 +51,6 @@ def require_exportable(model: Model) -> str:
     architecture = model.hf_architecture
     if architecture is None:
         raise UserError(f"this model can't be exported: {model.hf_obstacle}", where="model")
-    if architecture == "LlamaForCausalLM" and model.hidden_size % model.heads:
-        raise UserError(
-            "this model can't be exported: transformers' Llama needs a hidden_size that its heads divide",
-            where="model.heads",
-            expected=f"a divisor of model.hidden_size ({model.hidden_size}), not {model.heads}",
-        )
     return architecture
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from groundup.errors import UserError
 from groundup.recipe.optim import Optim
 from groundup.recipe.quantities import Duration, Pace
 
@@ -44,6 +45,15 @@ class Schedule:
 
 
 def build_schedule(optim: Optim, total_steps: int, pace: Pace) -> Schedule:
+    """Raises UserError where warmup or decay turns out longer than the run."""
+    for key, part in (("warmup", optim.warmup), ("decay", optim.decay)):
+        if part is not None and pace.steps(part) > total_steps:
+            raise UserError(
+                f"{part} are {pace.steps(part)} steps, and the whole run has {total_steps}",
+                where=f"optim.{key}",
+                expected=f"at most {total_steps} steps",
+            )
+
     def samples(duration: Duration | None, default: int = 0) -> int:
         return pace.samples(default if duration is None else pace.steps(duration))
 

@@ -46,14 +46,19 @@ def plan_here(recipe: Recipe, run: RunDir) -> tuple[dict[str, Any], str]:
         plan["rough_seconds_here"] = rough_seconds(plan["flops_per_row"] * plan["training_rows"], peak)
         return plan, _table_text(plan)
     assert isinstance(recipe, LanguageRecipe)
-    per_epoch = None
-    if manifest:
-        sources, train = manifest["sources"], [f for f in manifest["files"] if f["split"] == "train"]
-        tokens = sum(f["tokens"] * (sources[f["source"]].get("epochs") or 1.0) for f in train)
-        per_epoch = max(1, int(tokens - 1) // recipe.train.sequence_length)
+    per_epoch = samples_per_epoch(recipe, run, manifest) if manifest else None
     tokens = plan["training_tokens"] = training_tokens(recipe, per_epoch)
     plan["rough_seconds_here"] = None if tokens is None else rough_seconds(plan["flops_per_token"] * tokens, peak)
     return plan, _text(recipe, plan)
+
+
+def samples_per_epoch(recipe: LanguageRecipe, run: RunDir, manifest: dict[str, Any]) -> int:
+    """As the stream counts them. Best-fit packing, which is done when training begins, takes a few more."""
+    from groundup.data.batches.stream import TokenStream
+    from groundup.data.tokens.shards import sources_of
+
+    sources = sources_of(run.data, manifest, "train")
+    return TokenStream(sources, recipe.train.sequence_length, recipe.seed, 0, True).samples_per_epoch
 
 
 def _table_text(plan: dict[str, Any]) -> str:
@@ -74,7 +79,7 @@ training     {size(plan["training_rows"])} rows, about {span(plan["rough_seconds
 
 def _text(recipe: LanguageRecipe, plan: dict[str, Any]) -> str:
     counts, state = plan["parameters"], plan["state"]
-    rows = [(layer["name"], layer["shape"], layer["parameters"]) for layer in plan["layers"]]
+    rows = [(layer["name"], layer.get("shape", ""), layer["parameters"]) for layer in plan["layers"]]
     first = next(n for n, row in enumerate(rows) if row[0] == "layers.0")
     # One layer in full stands for all of them.
     inner = [(f"layers.0.{r['name']}", r["shape"], r["parameters"]) for r in plan["one_layer"]]

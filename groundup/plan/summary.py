@@ -21,7 +21,7 @@ def model_plan(recipe: LanguageRecipe, vocab_size: int | None = None) -> dict[st
     layer = list(layer_shapes(model))
     size = sum(math.prod(shape) for _, shape in layer)
     for number in range(model.layers):
-        layers.append({"name": f"layers.{number}", "shape": [model.hidden_size, model.hidden_size], "parameters": size})
+        layers.append({"name": f"layers.{number}", "parameters": size})  # of several shapes: see one_layer
     layers.append({"name": "norm", "shape": [model.hidden_size], "parameters": model.hidden_size})
     output = {"name": "output", "shape": [vocab, model.hidden_size], "parameters": counts.embedding}
     if model.tied_embeddings:

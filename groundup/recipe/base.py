@@ -9,6 +9,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Section(BaseModel):
-    """A typed table of the recipe: unknown keys and values of another type are errors, and nothing changes later."""
+    """A typed table of the recipe: unknown keys and values of another type are errors, numbers are finite, and nothing
+    changes later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())

@@ -12,6 +12,7 @@ from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.language_checks import language_problems
 from groundup.recipe.parallel_checks import parallel_problems
 from groundup.recipe.problem import Problem
+from groundup.recipe.quantities import Duration
 from groundup.recipe.sections import Recipe
 from groundup.recipe.table import TableRecipe
 from groundup.recipe.table_checks import table_problems
@@ -30,9 +31,22 @@ def _schedule(recipe: Recipe) -> Iterator[Problem]:
             'schedule = "warmup-stable-decay"',
         )
     for key, part in (("warmup", optim.warmup), ("decay", optim.decay)):
-        whole = recipe.train.duration
-        if part is not None and part.unit == whole.unit and part.value > whole.value:
-            yield Problem(("optim", key), f"{part} is longer than the whole run ({whole})", f"at most {whole}")
+        if part is not None and _longer(part, recipe):
+            whole = recipe.train.duration
+            portions = (("train", "duration"), ("train", "batch_tokens"), ("train", "sequence_length"))
+            yield Problem(
+                ("optim", key), f"{part} is longer than the whole run ({whole})", f"at most {whole}", portions
+            )
+
+
+def _longer(part: Duration, recipe: Recipe) -> bool:
+    """Whether a part is known to be longer than the run. How long an epoch is shows once the data is prepared."""
+    whole, pace = recipe.train.duration, recipe.pace(None)
+    if part.unit == whole.unit:
+        return part.value > whole.value
+    if "epochs" in (part.unit, whole.unit) or not pace.samples_per_step or pace.tokens_per_sample is None:
+        return False
+    return pace.steps(part) > pace.steps(whole)
 
 
 def _place(recipe: Recipe) -> Iterator[Problem]:

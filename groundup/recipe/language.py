@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from groundup.recipe.base import Fraction, Section, Sha256
 from groundup.recipe.filters import Filter, Rule
 from groundup.recipe.model import Model
-from groundup.recipe.quantities import DurationField, Pace, Size, SizeField
+from groundup.recipe.quantities import LengthField, Pace, Size, SizeField
 from groundup.recipe.sections import Recipe, Serve, Train
 
 
@@ -71,7 +71,9 @@ class Data(Section):
     """From raw files to clean, deduplicated documents in two parts."""
 
     sources: list[Source] = Field(default_factory=list, description="where the documents come from")
-    validation_fraction: Fraction = Field(0.05, description="share of the documents kept apart, chosen by hash")
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="share of the documents kept apart, chosen by hash"
+    )
     max_malformed_fraction: Fraction = Field(
         0.01, description="stop when more than this share of the records can't be read"
     )
@@ -130,7 +132,7 @@ class LanguageTrain(Train):
         "documents wherever they fit (Ding et al. 2024)",
     )
     validation_tokens: PositiveInt = Field(65_536, description="tokens of a validation on the way, at most")
-    sample_every: DurationField | None = Field(
+    sample_every: LengthField | None = Field(
         None, description="distance of samples, in runs of one process; default: a quarter of the run"
     )
 
@@ -141,13 +143,16 @@ class Sampling(Section):
     prompts: list[str] = Field([""], description="beginnings to continue; empty: from the start of a document")
     max_new_tokens: PositiveInt = Field(120, description="length of a sample, tokens")
     temperature: NonNegativeFloat = Field(0.8, description="0: always the likeliest token")
-    top_k: int = Field(0, ge=0, description="choose among this many tokens; 0: among all")
+    top_k: int = Field(0, ge=0, lt=2**63, description="choose among this many tokens; 0: among all")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="choose among the likeliest with this mass")
 
 
 class LanguageExport(Section):
     """The Hugging Face folder, checked against transformers."""
 
+    enabled: bool = Field(
+        True, description="false: train and evaluate only, as a model must that no Hugging Face class computes"
+    )
     dtype: Literal["fp32", "bf16"] = Field("fp32", description="number format of the written weights")
     tolerance: PositiveFloat = Field(
         1e-3, description="largest difference of a logit from transformers', relative to the largest logit"

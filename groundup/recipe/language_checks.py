@@ -10,7 +10,7 @@ from groundup.recipe.problem import Problem
 
 
 def language_problems(recipe: LanguageRecipe) -> Iterator[Problem]:
-    for check in (_model, _batch, _data):
+    for check in (_model, _tokenizer, _batch, _data):
         yield from check(recipe)
 
 
@@ -70,9 +70,31 @@ def _model(recipe: LanguageRecipe) -> Iterator[Problem]:
         for path, width in widths:
             if width is not None and width % multiple:
                 yield Problem(path, f"{width} does not suit grouped products of experts", f"a multiple of {multiple}")
-    if model.hf_obstacle:
+    if model.hf_obstacle and recipe.export.enabled:
         key = ("model",) if model.experts is None else ("model", "experts")
-        yield Problem(key, f"this model can't be exported: {model.hf_obstacle}", "a variant that can")
+        yield Problem(
+            key,
+            f"this model can't be exported: {model.hf_obstacle}",
+            "a variant that can, or export.enabled = false",
+            (("export", "enabled"),),
+        )
+
+
+def _tokenizer(recipe: LanguageRecipe) -> Iterator[Problem]:
+    split = recipe.tokenizer.split
+    if recipe.tokenizer.path is not None or split.isalnum():
+        return
+    from tokenizers import Regex
+
+    try:
+        Regex(split)
+    except Exception as error:  # the library raises plain Exception
+        yield Problem(
+            ("tokenizer", "split"),
+            f"{split!r} is no regular expression: {error}",
+            "a name, such as gpt4, or a regular expression that Oniguruma knows",
+            (("tokenizer", "path"),),
+        )
 
 
 def _batch(recipe: LanguageRecipe) -> Iterator[Problem]:

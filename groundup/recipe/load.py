@@ -58,8 +58,9 @@ def parse_set(expressions: tuple[str, ...]) -> dict[Path, Any]:
     values: dict[Path, Any] = {}
     for expression in expressions:
         key, equals, value = expression.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--set {expression}", expected="key.path=value, for example train.micro_batch=4")
+        wanted = "one key.path=value, for example train.micro_batch=4"
+        if not equals or not key.strip() or key.lstrip()[0] in "#[" or "\n" in key.strip():
+            raise UserError(f"--set {expression}", expected=wanted)
         try:
             document = tomllib.loads(expression)
         except tomllib.TOMLDecodeError:
@@ -72,6 +73,8 @@ def parse_set(expressions: tuple[str, ...]) -> dict[Path, Any]:
         path = first_key(expression)
         node: Any = document
         for part in path:
+            if len(node) > 1:
+                raise UserError(f"--set {expression}", expected=wanted)
             node = node[part]
         values[path] = node
     return values

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from groundup.recipe.base import Fraction, Section
-from groundup.recipe.quantities import Duration, DurationField
+from groundup.recipe.quantities import Duration, DurationField, LengthField
 
 
 class Optim(Section):
@@ -30,7 +30,7 @@ class Optim(Section):
     decay: DurationField | None = Field(
         None, description="length of the final decay of warmup-stable-decay; default: a fifth of the run"
     )
-    step_every: DurationField | None = Field(None, description="distance of the drops of the step schedule")
+    step_every: LengthField | None = Field(None, description="distance of the drops of the step schedule")
     step_factor: Fraction = Field(0.1, description="factor of each drop of the step schedule")
     final_lr_fraction: Fraction = Field(0.1, description="learning rate at the end, as a share of the peak")
     clip_norm: NonNegativeFloat = Field(1.0, description="largest global gradient norm; 0: no clipping")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 _MULTIPLES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+LONGEST = 1e15  # the value of a duration at most: far above any run's, and counts of samples stay within 64 bits
 _PATTERN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([kKMBT]?)\s+(steps?|tokens?|epochs?)\s*")
 
 
@@ -82,21 +83,28 @@ def parse_duration(text: Any) -> Duration:
     if match is None:
         raise ValueError('a duration such as "200 steps", "300M tokens" or "1.5 epochs"')
     number, multiple, unit = match.groups()
-    return Duration(float(number) * _MULTIPLES[multiple], unit if unit.endswith("s") else unit + "s")
+    value = float(number) * _MULTIPLES[multiple]
+    if value > LONGEST:
+        raise ValueError(f"at most {LONGEST:g} steps, tokens or epochs")
+    return Duration(value, unit if unit.endswith("s") else unit + "s")
 
 
-DurationField = Annotated[
-    Duration,
-    PlainValidator(parse_duration),
-    PlainSerializer(str),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": r"^\s*[0-9]+(\.[0-9]+)?(e[0-9]+)?\s*[kKMBT]?\s+(steps?|tokens?|epochs?)\s*$",
-            "examples": ["200 steps", "300M tokens", "1.5 epochs"],
-        }
-    ),
-]
+def parse_length(text: Any) -> Duration:
+    duration = parse_duration(text)
+    if duration.value <= 0:
+        raise ValueError('more than zero, such as "200 steps"')
+    return duration
+
+
+_DURATION_SCHEMA = WithJsonSchema(
+    {
+        "type": "string",
+        "pattern": r"^\s*[0-9]+(\.[0-9]+)?(e[0-9]+)?\s*[kKMBT]?\s+(steps?|tokens?|epochs?)\s*$",
+        "examples": ["200 steps", "300M tokens", "1.5 epochs"],
+    }
+)
+DurationField = Annotated[Duration, PlainValidator(parse_duration), PlainSerializer(str), _DURATION_SCHEMA]
+LengthField = Annotated[Duration, PlainValidator(parse_length), PlainSerializer(str), _DURATION_SCHEMA]
 
 
 @dataclass(frozen=True)

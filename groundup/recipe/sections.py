@@ -12,22 +12,20 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from groundup.recipe.base import Section
 from groundup.recipe.optim import Optim
 from groundup.recipe.parallel import Parallel
-from groundup.recipe.quantities import Duration, DurationField, Pace, SpanField
+from groundup.recipe.quantities import Duration, LengthField, Pace, SpanField
 
 
 class Train(Section):
     """The loop: how long, in what portions, and what happens on the way."""
 
-    duration: DurationField = Field(Duration(1, "epochs"), description="length of the run")
+    duration: LengthField = Field(Duration(1, "epochs"), description="length of the run")
     micro_batch: PositiveInt = Field(8, description="samples per forward pass on one rank")
     compile: bool = Field(False, description="torch.compile the model's layers")
     deterministic: bool = Field(False, description="deterministic kernels, at some cost in speed")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
     threads: PositiveInt | None = Field(None, description="CPU threads; default: as many as the machine has cores")
     log_every: PositiveInt = Field(10, description="optimizer steps between two log lines")
-    validate_every: DurationField | None = Field(
-        None, description="distance of validations; default: a tenth of the run"
-    )
+    validate_every: LengthField | None = Field(None, description="distance of validations; default: a tenth of the run")
     time_limit: SpanField | None = Field(
         None, description='wall time, such as "7h50m", after which the run saves and stops as on a signal'
     )
@@ -39,7 +37,7 @@ class Train(Section):
 class Checkpoint(Section):
     """What is saved on the way, where, and how long it is kept."""
 
-    every: DurationField | None = Field(None, description="distance of checkpoints; default: a tenth of the run")
+    every: LengthField | None = Field(None, description="distance of checkpoints; default: a tenth of the run")
     asynchronous: bool = Field(
         True, description="write while training goes on; it waits only for the copy to host memory"
     )
@@ -47,7 +45,7 @@ class Checkpoint(Section):
         None, description='folder or fsspec URL, such as "s3://bucket/run"; default: checkpoints/ in the run folder'
     )
     keep_last: PositiveInt = Field(2, description="how many of the newest are kept; the best on validation is too")
-    keep_every: DurationField | None = Field(None, description="those at multiples of it are kept for good")
+    keep_every: LengthField | None = Field(None, description="those at multiples of it are kept for good")
 
 
 class Guard(Section):
@@ -105,7 +103,7 @@ class Tune(Section):
     metric: str | None = Field(
         None, description="validation metric that decides; default: loss. Accuracy and F1 are maximised"
     )
-    duration: DurationField | None = Field(None, description="length of a trial; default: train.duration")
+    duration: LengthField | None = Field(None, description="length of a trial; default: train.duration")
     range_test: bool = Field(True, description="a learning-rate range test before the search")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path as FilePath
 from typing import Any
 
 import tomli_w
@@ -12,6 +14,8 @@ from groundup.recipe.kinds import RECIPES
 from groundup.recipe.load import LoadedRecipe, inner_model
 from groundup.recipe.positions import Path
 from groundup.recipe.sections import Recipe
+
+ORIGINS = "recipe.origins.json"  # beside the recipe.toml of a run folder: where its values came from
 
 
 def values(recipe: Recipe) -> dict[str, Any]:
@@ -36,16 +40,36 @@ def _leaves(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def origins(loaded: LoadedRecipe) -> dict[str, str]:
-    """Dotted key -> where its value came from, for every value of the recipe, unset ones included."""
-    found = {}
+    """Dotted key -> where its value came from, for every value of the recipe, unset ones included. Of a run's recipe:
+    where it came from before the run folder kept it."""
+    found, kept = {}, _kept_origins(loaded.file)
     for path, _ in _leaves(loaded.recipe.model_dump(mode="json"), ()):
         origin = "default"
         for length in range(len(path), 0, -1):
             if path[:length] in loaded.origins and (length == len(path) or loaded.origins[path[:length]] == "--set"):
                 origin = loaded.origins[path[:length]]
                 break
-        found[dotted(path)] = origin
+        mine = origin.startswith(f"{loaded.file}:")
+        found[dotted(path)] = kept.get(dotted(path), origin) if mine else origin
     return found
+
+
+def _kept_origins(file: FilePath) -> dict[str, str]:
+    """What a run folder tells of its recipe's values; nothing where someone has changed the recipe since."""
+    try:
+        if file.name != "recipe.toml" or file.stat().st_mtime_ns > file.with_name(ORIGINS).stat().st_mtime_ns:
+            return {}
+        found: dict[str, str] = json.loads(file.with_name(ORIGINS).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def changes(old: LoadedRecipe, new: LoadedRecipe) -> dict[str, tuple[str, str]]:
+    """Dotted key -> its two values as TOML, for every key in which two recipes differ."""
+    before, after = ({key: value for key, value, _ in lines(loaded)} for loaded in (old, new))
+    pairs = {key: (before.get(key, "(none)"), after.get(key, "(none)")) for key in before | after}
+    return {key: (first, second) for key, (first, second) in pairs.items() if first != second}
 
 
 def dotted(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from groundup.recipe.base import Section, Sha256
-from groundup.recipe.quantities import Duration, DurationField, Pace
+from groundup.recipe.quantities import Duration, LengthField, Pace
 from groundup.recipe.sections import Evaluate, Recipe, Train
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -69,7 +69,7 @@ class Classifier(Section):
 class TableTrain(Train):
     """The loop: how long, in what portions, and what happens on the way."""
 
-    duration: DurationField = Field(Duration(20, "epochs"), description="length of the run")
+    duration: LengthField = Field(Duration(20, "epochs"), description="length of the run")
     micro_batch: PositiveInt = Field(64, description="rows per forward pass on one rank")
     batch_rows: PositiveInt = Field(
         64, description="rows per optimizer step, over all ranks; a step that reaches an epoch's end has fewer"

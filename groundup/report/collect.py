@@ -40,9 +40,10 @@ def collect(run: Path) -> dict[str, Any]:
     parts = {"recipe": recipe, "lineage": _json(run, "lineage.json", problems)}
     parts |= {"look": _json(run, "data/look.json", problems)}
     parts |= {"plan": _json(run, "plan.json", problems), "data": data, "training": training}
-    parts |= {"evaluation": evaluation, "export": _json(run, "export.json", problems)}
+    exports = _value(values, "export", "enabled") is not False
+    parts |= {"evaluation": evaluation, "export": _json(run, "export.json", problems) if exports else None}
     parts["tune"] = summarise_search(run, _json(run, "tune.json", problems), _value(values, "tune", "trials"))
-    steps = {name: _json(run, f"steps/{name}.json", problems) for name in STEPS}
+    steps = {name: _json(run, f"steps/{name}.json", problems) for name in STEPS if exports or name != "export"}
     if not problems and all(part is None for part in (*parts.values(), *steps.values())):
         raise UserError("nothing of a run is here", where=str(run), expected="a folder that `groundup run` made")
     only_tuned = parts["tune"] is not None and training is None
@@ -67,7 +68,8 @@ def collect(run: Path) -> dict[str, Any]:
         **parts,
         "classifier": judge(evaluation) if unit == "rows" else None,
         "samples": samples,
-        "missing": [] if only_tuned else _missing(run, parts, problems),
+        "exports": exports,
+        "missing": [] if only_tuned else _missing(run, parts, exports, problems),
         "problems": problems,
     }
 
@@ -108,15 +110,16 @@ def _recipe(run: Path, problems: list[str]) -> dict[str, Any] | None:
     return {"text": text, "values": values, "origins": _json(run, "recipe.origins.json", problems)}
 
 
-def _missing(run: Path, parts: dict[str, Any], problems: list[str]) -> list[dict[str, str]]:
-    """The parts that were not made yet; one whose file is damaged is among the problems instead."""
+def _missing(run: Path, parts: dict[str, Any], exports: bool, problems: list[str]) -> list[dict[str, str]]:
+    """The parts that were not made yet; one whose file is damaged is among the problems instead. `exports`: whether
+    the recipe asks for an export."""
     where = shlex.quote(_text(run))
     made_by = {
         "data": ("data/manifest.json", "not prepared yet", "prepare"),
         "plan": ("plan.json", "not planned yet", "plan"),
         "training": ("metrics.jsonl", "not trained yet", "train"),
         "evaluation": ("evaluate.json", "not evaluated yet", "evaluate"),
-        "export": ("export.json", "not exported yet", "export"),
+        **({"export": ("export.json", "not exported yet", "export")} if exports else {}),
     }
     return [
         {"part": part, "what": what, "command": f"groundup {verb} {where}"}

@@ -112,6 +112,9 @@ def evaluation(report: Report) -> Html:
 
 def export(report: Report) -> Html:
     found = report["export"]
+    if not report["exports"]:
+        words = Html(f"The recipe asks for none: {code('export.enabled = false')}")
+        return section("export", "Export", absent(words))
     if not found:
         return section("export", "Export", not_there(report, "export"))
     difference, tolerance = number(found.get("max_logit_difference")), number(found.get("tolerance"))

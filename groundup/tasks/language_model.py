@@ -14,6 +14,7 @@ from groundup.data.prepare import check_length
 from groundup.data.tokens.pack import packed_windows
 from groundup.data.tokens.shards import open_sources
 from groundup.data.tokens.tokenizer import Tokenizer
+from groundup.errors import UserError
 from groundup.evaluate.language_model import evaluate_stream
 from groundup.models.decoder import Decoder, Hidden, build_decoder
 from groundup.models.experts import Router
@@ -38,6 +39,7 @@ class LanguageModel:
         self.vocab_size = recipe.model.vocab_size or self.tokenizer.vocab_size
         self.length = recipe.train.sequence_length
         check_length(self.length, self.manifest)
+        self._check_prompts()
         joined = self.tokenizer.end_id is None
         train, validation = (open_sources(run.data, self.manifest, split) for split in ("train", "validation"))
         packed = None
@@ -50,6 +52,20 @@ class LanguageModel:
         start_id = self.tokenizer.start_id
         self.train = TokenStream(train, self.length, recipe.seed, start_id, joined, packed)
         self.validation = TokenStream(validation, self.length, recipe.seed, start_id, joined)
+
+    def _check_prompts(self) -> None:
+        """Raise UserError where a prompt leaves no room for a token behind it."""
+        room = self.recipe.model.context_length
+        for number, prompt in enumerate(self._prompt_ids()):
+            if len(prompt) >= room:
+                raise UserError(
+                    f"this prompt has {len(prompt)} tokens with its start token, and the model's context {room}",
+                    where=f"sampling.prompts[{number}]",
+                    expected=f"less than {room}",
+                )
+
+    def _prompt_ids(self) -> list[list[int]]:
+        return [[self.tokenizer.start_id, *self.tokenizer.encode(prompt)] for prompt in self.recipe.sampling.prompts]
 
     unit = "tokens"
 
@@ -175,11 +191,10 @@ class LanguageModel:
     def sample(self, model: Decoder, device: torch.device) -> list[dict[str, str]]:
         """Texts that continue the recipe's prompts."""
         sampling, tokenizer = self.recipe.sampling, self.tokenizer
-        prompts = [[tokenizer.start_id, *tokenizer.encode(prompt)] for prompt in sampling.prompts]
         with autocast(self.recipe.optim.precision, device):
             outputs = generate(
                 model,
-                prompts,
+                self._prompt_ids(),
                 max_new_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
                 top_k=sampling.top_k,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from groundup.errors import UserError
 from groundup.optim.optimizers import state_tensors
 from groundup.parallel.model import ParallelModel
 from groundup.train.blocks import block
@@ -117,45 +115,3 @@ class TrainState:
                         else torch.zeros_like(parameter)
                     )
                     owner[id(parameter)].state[parameter][key.removeprefix(prefix)] = empty
-
-
-def refuse_another(
-    manifest: Manifest, identity: dict[str, Any], place: str, allowed: Collection[str] = ()
-) -> list[str]:
-    """Raise UserError where a checkpoint is of another model or other data, naming what differs.
-
-    `allowed`: keys that may differ, such as data or model.dropout; what of them does is returned.
-    """
-    differing = _differences(manifest["identity"], identity)
-    unknown = (
-        set(allowed)
-        - set(identity)
-        - {f"{k}.{inner}" for k, v in identity.items() if isinstance(v, dict) for inner in v}
-    )
-    if unknown:
-        raise UserError(
-            f"nothing is called {unknown.pop()!r}", where="--allow", expected="one of " + ", ".join(identity)
-        )
-    refused = {key: what for key, what in differing.items() if key not in allowed and key.split(".")[0] not in allowed}
-    if refused:
-        raise UserError(
-            "the checkpoint here is of another training: " + "; ".join(refused.values()),
-            where=place,
-            advice="Undo the change, give another --run-dir, start over with --restart, or go on all the same with "
-            + " ".join(f"--allow {key}" for key in refused),
-        )
-    return list(differing.values())
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
-    found = {}
-    for key, value in new.items():
-        if old.get(key) == value:
-            continue
-        if isinstance(value, dict) and isinstance(old.get(key), dict):
-            for inner in value:
-                if old[key].get(inner) != value[inner]:
-                    found[f"{key}.{inner}"] = f"{key}.{inner} was {old[key].get(inner)}, is {value[inner]}"
-        else:
-            found[key] = f"{key} was {old.get(key)}, is {value}"
-    return found

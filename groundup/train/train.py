@@ -31,6 +31,7 @@ from groundup.train.device import peak_memory_mb, set_up
 from groundup.train.fence import Fence
 from groundup.train.guard import Guard
 from groundup.train.hooks import Every, Log, Save
+from groundup.train.identity import refuse_another
 from groundup.train.judge import Judge
 from groundup.train.loop import Hook, run_loop
 from groundup.train.manifest import checkpoints_of
@@ -38,7 +39,7 @@ from groundup.train.metrics import Metrics, build_trackers
 from groundup.train.planted import planted
 from groundup.train.saver import Saver
 from groundup.train.signals import StopRequest
-from groundup.train.state import TrainState, refuse_another
+from groundup.train.state import TrainState
 
 
 def inputs(recipe: Recipe, data_fingerprint: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 import xxhash
 
+from groundup.console import say
 from groundup.errors import UserError
 from groundup.rundir import fingerprint
 
@@ -88,9 +89,22 @@ def finished(task: Task, root: Path) -> Done | None:
             return None
         if any((folder / name).stat().st_size != entry["bytes"] for name, entry in manifest["files"].items()):
             return None
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError):
         return None
     return _done(task, folder, manifest, times, skipped=True)
+
+
+def drop_damaged(root: Path) -> None:
+    """Remove what tasks made that is no longer as they left it. Reads every file, where `finished` looks at sizes."""
+    for file in sorted(root.glob("*/*/" + _MANIFEST)):
+        try:
+            files = json.loads(file.read_bytes())["files"]
+            sound = all(_entry(file.with_name(name)) == entry for name, entry in files.items())
+        except (FileNotFoundError, ValueError, KeyError):
+            sound = False
+        if not sound:
+            say(f"{file.parent}: damaged, and made again")
+            shutil.rmtree(file.parent)
 
 
 def perform(task: Task, root: Path) -> Done:

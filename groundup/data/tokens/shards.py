@@ -113,18 +113,16 @@ class TokenSource:
         return tokens[: self.read_into(tokens, start)]
 
 
-def open_sources(folder: Path, manifest: dict[str, Any], split: str) -> list[TokenSource]:
-    """The sources of a split, checked against the manifest. Raises UserError where a file is missing or damaged."""
+def refuse_damaged(folder: Path, manifest: dict[str, Any], split: str) -> None:
+    """Raise UserError where a token file of the split is missing or not the manifest's."""
     dtype = np.dtype(manifest["dtype"])
     small = sum(f["tokens"] for f in manifest["files"]) * dtype.itemsize <= VERIFY_UP_TO_BYTES
     tokens = folder / "tokens"
     entries = os.scandir(tokens) if tokens.is_dir() else ()
     there = {e.name: e.stat().st_size for e in entries if e.name.startswith(split) and e.name.endswith(".bin")}
-    by_source: dict[int, list[dict[str, Any]]] = {}
     for file in manifest["files"]:
         if file["split"] != split:
             continue
-        by_source.setdefault(file["source"], []).append(file)
         name = f"{file['name']}.bin"
         if there.get(name) != file["tokens"] * dtype.itemsize:
             raise UserError(
@@ -134,11 +132,26 @@ def open_sources(folder: Path, manifest: dict[str, Any], split: str) -> list[Tok
             raise UserError(
                 "this token shard is not the one in the manifest", where=str(tokens / name), advice="Run prepare again"
             )
+
+
+def open_sources(folder: Path, manifest: dict[str, Any], split: str) -> list[TokenSource]:
+    """The sources of a split, checked against the manifest. Raises UserError where a file is missing or damaged."""
+    refuse_damaged(folder, manifest, split)
+    return sources_of(folder, manifest, split)
+
+
+def sources_of(folder: Path, manifest: dict[str, Any], split: str) -> list[TokenSource]:
+    """The sources of a split as the manifest has them; their files are opened when they are read."""
+    by_source: dict[int, list[dict[str, Any]]] = {}
+    for file in manifest["files"]:
+        if file["split"] == split:
+            by_source.setdefault(file["source"], []).append(file)
     sources = []
     for index, files in sorted(by_source.items()):
         source = manifest["sources"][index]
         sizes = np.array([file["tokens"] for file in files], np.int64)
-        maps = TokenFiles(tokens, [file["name"] for file in files], sizes, dtype)
+        names = [file["name"] for file in files]
+        maps = TokenFiles(folder / "tokens", names, sizes, np.dtype(manifest["dtype"]))
         epochs = source.get("epochs") if split == "train" else None  # validation is never repeated
         sources.append(TokenSource(source["name"], source["weight"], maps, epochs))
     return sources

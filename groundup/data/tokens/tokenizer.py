@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer as HfTokenizer
 
@@ -46,9 +45,14 @@ class Tokenizer:
         self.vocab_size: int = max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
 
     def _ends(self, folder: Path) -> tuple[int, int | None]:
-        config: dict[str, Any] = {}
-        if (folder / "tokenizer_config.json").exists():
-            config = json.loads((folder / "tokenizer_config.json").read_text())
+        path, config = folder / "tokenizer_config.json", {}
+        if path.exists():
+            try:
+                config = json.loads(path.read_bytes())
+            except ValueError as error:
+                raise UserError(f"not valid JSON: {error}", where=str(path)) from None
+            if not isinstance(config, dict):
+                raise UserError("holds no JSON object", where=str(path))
 
         def token_id(key: str) -> int | None:
             token = config.get(key)
@@ -63,7 +67,7 @@ class Tokenizer:
         if bos is None:
             raise UserError(
                 "this tokenizer names no bos_token or eos_token, so documents can't be kept apart",
-                where=str(folder / "tokenizer_config.json"),
+                where=str(path),
             )
         return bos, None if eos == bos else eos
 
