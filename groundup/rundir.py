@@ -19,7 +19,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,24 @@ from groundup.errors import UserError
 from groundup.recipe import show
 from groundup.recipe.load import LoadedRecipe
 
+LOOK_SECONDS = 0.5  # for so long a lock is waited for: it may be held by somebody who only looks whether it is
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """The file is the old one or the whole new one, whatever happens."""
     # Nodes that share the folder may have the same process id.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     data = content.encode() if isinstance(content, str) else content
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Any:
@@ -69,6 +76,19 @@ class StepRecord:
     seconds: float
     finished: str
     result: dict[str, Any]
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Errors of the system while writing a run folder as a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the run folder can't be written: {error.strerror}",
+            where=str(path),
+            advice="Make room there, or give a --run-dir that can be written",
+        ) from None
 
 
 class RunDir:
@@ -111,7 +131,7 @@ class RunDir:
         Raises UserError where it can't be written, holds something else, or belongs to a recipe of another name.
         """
         name = loaded.recipe.name
-        try:
+        with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.recipe_file.exists() and any(self.path.iterdir()):
                 raise UserError(
@@ -130,12 +150,6 @@ class RunDir:
                 origins = json.dumps(show.origins(loaded), indent=1)
                 write_atomically(self.path / "recipe.origins.json", origins)
             write_atomically(self.recipe_file, show.to_toml(loaded.recipe))
-        except OSError as error:
-            raise UserError(
-                f"the run folder can't be written: {error.strerror}",
-                where=str(self.path),
-                advice="Give a --run-dir that can",
-            ) from None
 
     def recipe_name(self) -> str | None:
         """The name in the folder's recipe; None where there is none."""
@@ -154,29 +168,37 @@ class RunDir:
         return StepRecord(**found) if found else None
 
     def finish(self, name: str, inputs: str, seconds: float, result: dict[str, Any]) -> StepRecord:
-        """Record that a step finished. `inputs`: fingerprint of all that it was made from."""
+        """Record that a step finished. `inputs`: fingerprint of all that it was made from. Raises UserError."""
         record = StepRecord(name, inputs, round(seconds, 3), time.strftime("%Y-%m-%dT%H:%M:%S%z"), result)
-        (self.path / "steps").mkdir(exist_ok=True)
-        write_atomically(self.path / "steps" / f"{name}.json", json.dumps(record.__dict__, indent=1))
+        with writable(self.path):
+            (self.path / "steps").mkdir(exist_ok=True)
+            write_atomically(self.path / "steps" / f"{name}.json", json.dumps(record.__dict__, indent=1))
         return record
 
     @contextmanager
     def lock(self, *, shared: bool = False) -> Iterator[None]:
         """Hold the folder for writing, alone or with others that share it. The system releases it when the process
         ends, however it ends."""
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         with (self.path / "lock").open("a+") as file:  # on NFS one has to be able to write, the other to read
-            try:
-                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    "another process is working in this run folder",
-                    where=str(self.path),
-                    advice="Wait for it, or give another --run-dir",
-                ) from None
+            patience = time.monotonic() + LOOK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, kind | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() < patience:
+                        time.sleep(LOOK_SECONDS / 20)
+                        continue
+                    raise UserError(
+                        "another process is working in this run folder",
+                        where=str(self.path),
+                        advice="Wait for it, or give another --run-dir",
+                    ) from None
             yield
 
     def busy(self) -> bool:
-        """Whether a process holds the lock."""
+        """Whether a process holds the lock. To learn it, the lock is taken for a moment."""
         try:
             path = self.path / "lock"
             with path.open("r+" if os.access(path, os.W_OK) else "r") as file:
