@@ -28,7 +28,6 @@ SETTINGS = (
     "model.kv_heads=12",
     "model.head_dim=64",
     "model.ffn_size=2048",
-    "train.batch_tokens=256",
     "train.sequence_length=256",
     "train.micro_batch=1",
     "train.log_every=1",
@@ -40,9 +39,10 @@ SETTINGS = (
 APART = 50  # steps between checkpoints, for which the cost is told
 
 
-def train(run: Path, saves: int, every: int, asynchronous: bool) -> dict[str, Any]:
+def train(run: Path, saves: int, every: int, tokens: int, asynchronous: bool) -> dict[str, Any]:
     settings = [
         *SETTINGS,
+        f"train.batch_tokens={tokens}",
         f'train.duration="{(saves + 1) * every} steps"',
         f'checkpoint.every="{every} steps"',
         f"checkpoint.asynchronous={str(asynchronous).lower()}",
@@ -55,24 +55,25 @@ def train(run: Path, saves: int, every: int, asynchronous: bool) -> dict[str, An
     seconds = {n: row["seconds"] - (steps[n - 1]["seconds"] if n > 1 else 0.0) for n, row in steps.items()}
     # The last is written at once in either kind.
     saved = [row for row in rows if row["kind"] == "checkpoint" and 1 < row["step"] / every <= saves]
-    usual = statistics.median(seconds[n] for n in steps if n % every in (0, every - 1) and n > every)
-    extra = []
+    beside, alone = [], list[float]()
     for row in saved:
-        during, left = 0.0, row["seconds"]
-        for n in range(row["step"] + 1, row["step"] + every - 1):
-            if left <= 0:
-                break
-            during += seconds[n] - usual
+        left, during = row["seconds"] - row["stall_seconds"], list[float]()
+        for n in range(row["step"] + 1, row["step"] + every + 1):
+            (during if left > 0 else alone).append(seconds[n])
             left -= seconds[n]
-        extra.append(during)
+        if left > 0 or len(during) == every:
+            raise SystemExit(f"a checkpoint was still being written {every} steps later: give more with --every")
+        beside.append(during)
+    usual = statistics.median(alone)
+    extra = statistics.median(sum(during) - len(during) * usual for during in beside)
     stall = statistics.median(row["stall_seconds"] for row in saved)
     return {
         "stall_seconds": stall,
         "stalls": [row["stall_seconds"] for row in saved],
         "written_seconds": statistics.median(row["seconds"] for row in saved),
-        "slower_beside_seconds": statistics.median(extra),
+        "slower_beside_seconds": extra,
         "step_seconds": usual,
-        "cost": (stall + statistics.median(extra)) / (APART * usual),
+        "cost": (stall + extra) / (APART * usual),
         "parameters": result["parameters"],
         "peak_memory_mb": result["peak_memory_mb"],
     }
@@ -82,12 +83,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--saves", type=int, default=5, help="in the background, and as many at once")
     parser.add_argument("--every", type=int, default=6, help="steps between saves of the measured runs")
+    parser.add_argument("--tokens", type=int, default=2048, help="per step, a multiple of 256")
     options = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, asynchronous in (("at once", False), ("in the background", True)):
             run = Path(folder) / "run"
-            found[name] = train(run, options.saves, options.every, asynchronous)
+            found[name] = train(run, options.saves, options.every, options.tokens, asynchronous)
             shutil.rmtree(run)
     print(f"{'checkpoints':<18} {'stall':>8} {'written':>9} {'beside':>8} {'step':>8} {'cost every 50 steps':>20}")
     for name, row in found.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +109,14 @@ def _course(target: Target, *names: str, executor: str = "auto", **training: Any
     """Run the named steps in the target's run folder, under its lock. `executor`: of the tasks of `prepare`;
     `training`: more for the step `train`."""
     from groundup import course
+    from groundup.train.signals import interruptible
 
+    training["began"] = time.time()  # a time limit counts what comes before training too
     if "prepare" not in names:
         target.existing_run()
     outcomes = []
-    with target.opened(restart=training.get("restart", False), allow=training.get("allow", ())) as (loaded, run):
+    restart, allow = training.get("restart", False), training.get("allow", ())
+    with interruptible(), target.opened(restart=restart, allow=allow) as (loaded, run):
         if "train" in names:
             from groundup.train.manifest import checkpoints_of
 
@@ -195,21 +199,23 @@ def train(target: Target, processes: Processes, restart: bool, allow: tuple[str,
     """Train, or go on where a stopped run was."""
     if not processes.elastic:
         return dict(_course(target, "prepare", "train", restart=restart, allow=allow, processes=processes)[-1].result)
+    began = time.time()
     from groundup import course
     from groundup.launch.train import refuse_misfit
     from groundup.rundir import RunDir
     from groundup.train.identity import refuse_another_recipe
+    from groundup.train.signals import interruptible
 
     if restart:
         raise UserError("nodes that come and go only go on", where="--restart", advice="Give another --run-dir")
     loaded = target.load()
     run = RunDir(target.folder(loaded.recipe.name))
     course.refuse_unprepared(loaded, run)
-    with run.lock(shared=True):
+    with interruptible(), run.lock(shared=True):
         refuse_misfit(loaded, run, processes)
         refuse_another_recipe(loaded, run, allow)
         run.keep(loaded)
-        return dict(course.train(loaded, run, allow=allow, processes=processes).result)
+        return dict(course.train(loaded, run, allow=allow, processes=processes, began=began).result)
 
 
 @verb(cli, "evaluate")

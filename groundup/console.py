@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
@@ -23,13 +23,15 @@ _log: IO[str] | None = None  # where lines go while `into_file` is in force
 
 
 def say(text: str = "") -> None:
-    """A line for the person watching."""
-    print(text, file=_log or sys.stderr, flush=True)
+    """A line for the person watching. A log on a full disk, or a terminal that is gone, is no reason to end."""
+    with suppress(OSError):
+        print(text, file=_log or sys.stderr, flush=True)
 
 
 def alert(text: str) -> None:
     """A line that reaches the person even where `into_file` is in force."""
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

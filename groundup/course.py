@@ -118,9 +118,10 @@ def train(
     restart: bool = False,
     allow: Sequence[str] = (),
     processes: Processes = SINGLE_PROCESS,
+    began: float | None = None,
 ) -> Outcome:
-    """Train, or go on where a stopped run was. With several nodes this is node 0, which tells the others."""
-    began = time.time()
+    """Train, or go on where a stopped run was. With several nodes this is node 0, which tells the others. `began`: when
+    the command did, seconds since the epoch."""
     from groundup.launch import train as launch
     from groundup.plan.step import plan_of
     from groundup.train import train as train_step

@@ -48,7 +48,8 @@ def step_done(step: int) -> None:
     """A step is finished."""
     global _step_end
     now = time.monotonic()
-    _spans.append(now - _step_end)
+    if _facts.get("step") is not None:  # the first holds the start, and may hold compilation
+        _spans.append(now - _step_end)
     _step_end = now
     _facts.update(step=step, step_time=time.time())
     beat()

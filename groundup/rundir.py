@@ -31,17 +31,24 @@ from groundup.errors import UserError
 from groundup.recipe import show
 from groundup.recipe.load import LoadedRecipe, load
 
+LOOK_SECONDS = 0.5  # for so long a lock is waited for: it may be held by somebody who only looks whether it is
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """The file is the old one or the whole new one, whatever happens."""
     # Nodes that share the folder may have the same process id.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     data = content.encode() if isinstance(content, str) else content
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Any:
@@ -70,6 +77,19 @@ class StepRecord:
     seconds: float
     finished: str
     result: dict[str, Any]
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Errors of the system while writing a run folder as a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the run folder can't be written: {error.strerror}",
+            where=str(path),
+            advice="Make room there, or give a --run-dir that can be written",
+        ) from None
 
 
 class RunDir:
@@ -116,7 +136,7 @@ class RunDir:
 
     def make(self, name: str) -> None:
         """Make the folder, or take up one that belongs to a recipe of this name; raises as `open`."""
-        with self._writing():
+        with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             # A lock alone was left by a command that went no further.
             if not self.recipe_file.exists() and any(path.name != "lock" for path in self.path.iterdir()):
@@ -139,20 +159,9 @@ class RunDir:
             for key, (old, new) in show.changes(load(self.recipe_file), loaded).items():
                 say(f"{self.recipe_file}: {key} was {old}, is {new}")
         origins = json.dumps(show.origins(loaded), indent=1)
-        with self._writing():
+        with writable(self.path):
             write_atomically(self.recipe_file, show.to_toml(loaded.recipe))
             write_atomically(self.path / show.ORIGINS, origins)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"the run folder can't be written: {error.strerror}",
-                where=str(self.path),
-                advice="Give a --run-dir that can",
-            ) from None
 
     def recipe_name(self) -> str | None:
         """The name in the folder's recipe; None where there is none."""
@@ -171,31 +180,39 @@ class RunDir:
         return StepRecord(**found) if found else None
 
     def finish(self, name: str, inputs: str, seconds: float, result: dict[str, Any]) -> StepRecord:
-        """Record that a step finished. `inputs`: fingerprint of all that it was made from."""
+        """Record that a step finished. `inputs`: fingerprint of all that it was made from. Raises UserError."""
         record = StepRecord(name, inputs, round(seconds, 3), time.strftime("%Y-%m-%dT%H:%M:%S%z"), result)
-        (self.path / "steps").mkdir(exist_ok=True)
-        write_atomically(self.path / "steps" / f"{name}.json", json.dumps(record.__dict__, indent=1))
+        with writable(self.path):
+            (self.path / "steps").mkdir(exist_ok=True)
+            write_atomically(self.path / "steps" / f"{name}.json", json.dumps(record.__dict__, indent=1))
         return record
 
     @contextmanager
     def lock(self, *, shared: bool = False) -> Iterator[None]:
         """Hold the folder for writing, alone or with others that share it. The system releases it when the process
         ends, however it ends."""
-        with self._writing():
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        with writable(self.path):
             file = (self.path / "lock").open("a+")  # on NFS one has to be able to write, the other to read
         with file:
-            try:
-                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    "another process is working in this run folder",
-                    where=str(self.path),
-                    advice="Wait for it, or give another --run-dir",
-                ) from None
+            patience = time.monotonic() + LOOK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, kind | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() < patience:
+                        time.sleep(LOOK_SECONDS / 20)
+                        continue
+                    raise UserError(
+                        "another process is working in this run folder",
+                        where=str(self.path),
+                        advice="Wait for it, or give another --run-dir",
+                    ) from None
             yield
 
     def busy(self) -> bool:
-        """Whether a process holds the lock."""
+        """Whether a process holds the lock. To learn it, the lock is taken for a moment."""
         try:
             path = self.path / "lock"
             with path.open("r+" if os.access(path, os.W_OK) else "r") as file:

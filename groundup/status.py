@@ -14,8 +14,9 @@ from groundup.rundir import RunDir, read_json
 from groundup.train.manifest import CheckpointDamaged, Manifest, checkpoints_of
 
 # A job is stuck that gives no sign of life for so many of its usual steps, and at least so many seconds. It is slow
-# where it does, but the step it is in takes so many times the usual.
-STUCK_STEPS, STUCK_SECONDS = 20, 60.0
+# where it does, but the step it is in takes so many times the usual. Before its first step it makes the model, and may
+# compile it, which gives no sign for long.
+STUCK_STEPS, STUCK_SECONDS, STUCK_AT_START = 20, 60.0, 600.0
 SLOW_STEPS, SLOW_SECONDS = 5, 10.0
 
 
@@ -58,8 +59,11 @@ def _process_ended(pulse: dict[str, Any]) -> bool:
 def pulse_state(pulse: dict[str, Any], now: float) -> str:
     """running, slow or stuck, of a training whose process is there."""
     usual = pulse["seconds_per_step"] or 0.0
-    if now - pulse["time"] > max(STUCK_SECONDS, STUCK_STEPS * usual):
+    patience = STUCK_AT_START if pulse["step"] is None else max(STUCK_SECONDS, STUCK_STEPS * usual)
+    if now - pulse["time"] > patience:
         return "stuck"
+    if pulse["step"] is None:
+        return "running"
     return "slow" if now - pulse["step_time"] > max(SLOW_SECONDS, SLOW_STEPS * usual) else "running"
 
 

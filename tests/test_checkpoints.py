@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,12 +17,15 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 from torch import Tensor
 
+from groundup import faults
 from groundup.errors import UserError
 from groundup.part import Part
-from groundup.train import checkpoint
+from groundup.train import checkpoint, inventory, storage
 from groundup.train.blocks import block
 from groundup.train.manifest import CheckpointDamaged, Checkpoints, folder_of
-from groundup.train.storage import open_storage
+from groundup.train.saver import reason
+from groundup.train.storage import Storage, open_storage
+from groundup.train.tensor_files import Writer
 from tests.conftest import groundup, groundup_json
 
 FACTS = {"best": None, "samples_consumed": 0, "layout": {}}
@@ -160,6 +166,162 @@ def test_damage_is_noticed_and_the_one_before_used(
     assert f"{folder} is damaged and not used" in capsys.readouterr().err
     assert local.complete() == [1], "so that it does not count among those kept"
     assert (folder.parent / "damaged-step-00000002").is_dir()
+
+
+class Broken:
+    """A storage that raises an error where `when` says so."""
+
+    def __init__(self, storage: Storage, error: Exception, when: Callable[[str, str], bool]) -> None:
+        self.storage, self.error, self.when = storage, error, when
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.storage, name)
+        if not callable(found):
+            return found
+
+        def tried(path: str = "", *rest: Any) -> Any:
+            if self.when(name, path):
+                raise self.error
+            return found(path, *rest)
+
+        return tried
+
+
+def broken(checkpoints: Checkpoints, error: Exception, when: Callable[[str, str], bool]) -> Checkpoints:
+    return Checkpoints(cast(Storage, Broken(checkpoints.storage, error, when)))
+
+
+EIO = OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("end", ["manifest.json", "rank-0.bin"])
+def test_what_cannot_be_read_is_not_damaged(local: Checkpoints, end: str) -> None:
+    save(local, 1)
+    save(local, 2)
+    unread = broken(local, EIO, lambda name, path: name == "open" and path.endswith(end))
+    for use in (checkpoint.take_up, checkpoint.go_back_to, lambda found: inventory.prune(found, 1)):
+        with pytest.raises(UserError, match="does not answer as it should: Input/output error"):
+            use(unread)
+    assert local.storage.names() == [folder_of(1), folder_of(2)]
+    assert inventory.prune(local, 1)["dropped"] == [1]
+
+
+def test_no_start_is_made_over_checkpoints_of_which_none_is_whole(local: Checkpoints) -> None:
+    for step in (1, 2):
+        save(local, step)
+        next(Path(local.storage.place).glob(f"{folder_of(step)}/data-*/rank-0.bin")).unlink()
+    with pytest.raises(UserError, match="no checkpoint here is whole"):
+        checkpoint.take_up(local)
+    with pytest.raises(UserError, match="none is removed"):
+        inventory.prune(local, 1)
+    assert local.complete() == [1, 2]
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(local: Checkpoints) -> None:
+    save(local, 3)
+    root = Path(local.storage.place)
+    shutil.copytree(root / folder_of(3), root / "step-00000003-backup")
+    assert local.complete() == [3]
+    assert checkpoint.take_up(local) is not None
+    assert [entry["step"] for entry in inventory.prune(local, 1)["checkpoints"]] == [3]
+    assert (root / "step-00000003-backup" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("fails", ["sync of the folder", "broadcast"])
+def test_a_failure_after_the_commit_takes_nothing_back(
+    local: Checkpoints, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest has its place, so its files stay, whatever becomes of the rest."""
+    save(local, 1)
+    save(local, 2)
+
+    def failing(*_: object) -> None:
+        if (Path(local.storage.place) / folder_of(2) / "manifest.json").stat().st_mtime_ns != before:
+            raise EIO
+
+    before = (Path(local.storage.place) / folder_of(2) / "manifest.json").stat().st_mtime_ns
+    if fails == "broadcast":
+        finish = Writer.finish
+        monkeypatch.setattr(Writer, "finish", lambda self, **more: (finish(self, **more), failing()))
+    else:
+        monkeypatch.setattr(storage, "_sync_folder", failing)
+    with pytest.raises(BaseException, match="Input/output error"):
+        checkpoint.save(local, 2, some_tensors(9), FACTS, 2)
+    assert torch.equal(loaded(local, 2)["weight"], some_tensors(9)["weight"])
+    checkpoint.verify(local, 2)
+
+
+def test_a_commit_that_fails_gives_its_room_back(local: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(local, 1)
+    monkeypatch.setattr(faults, "_ASKED", {"points": [{"name": "commit.written", "action": "full"}]})
+    with pytest.raises(BaseException, match="No space left"):
+        checkpoint.save(local, 2, some_tensors(), FACTS, 2)
+    assert local.storage.names() == [folder_of(1)]
+
+
+def test_what_fails_after_a_checkpoint_is_complete_costs_nothing(local: Checkpoints) -> None:
+    save(local, 1)
+    gone = ConnectionRefusedError("the server is gone")
+    checkpoints = broken(local, gone, lambda name, path: name == "remove")
+    save(checkpoints, 2, keep_last=1)
+    assert local.complete() == [1, 2]
+
+
+def test_an_orphan_that_wakes_up_at_the_commit_changes_nothing(checkpoints: Checkpoints) -> None:
+    """It passed the fence; before it commits, its heir starts and saves the same step."""
+    save(checkpoints, 1)
+
+    def freeze() -> None:
+        checkpoint.take_up(checkpoints)
+        checkpoint.save(checkpoints, 2, some_tensors(77), FACTS, 2)
+
+    with pytest.raises(BaseException, match=r"No such file|another process has removed"):
+        checkpoint.save(checkpoints, 2, some_tensors(5), FACTS, 2, check=freeze)
+    checkpoint.verify(checkpoints, 2)
+    assert torch.equal(loaded(checkpoints, 2)["weight"], some_tensors(77)["weight"])
+    assert len(checkpoints.storage.names(folder_of(2))) == 2
+
+
+def test_going_back_sets_newer_damaged_ones_aside(local: Checkpoints) -> None:
+    for step in (3, 6):
+        save(local, step)
+    next(Path(local.storage.place).glob(f"{folder_of(6)}/data-*/rank-0.bin")).write_bytes(b"")
+    found = checkpoint.go_back_to(local)
+    assert found is not None
+    assert found[0] == 3
+    save(local, 4, keep_last=1)
+    assert local.complete() == [4], "what is saved next is not dropped in favour of the damaged one"
+
+
+def test_an_object_store_that_is_not_reached_is_told_in_a_sentence(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from s3fs import S3FileSystem
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(S3FileSystem, "retries", 1)
+    S3FileSystem.clear_instance_cache()
+    checkpoints = Checkpoints(open_storage(f"s3://{bucket}/run"))
+    with pytest.raises(UserError, match="does not answer as it should: EndpointConnectionError"):
+        checkpoints.complete()
+    with pytest.raises(BaseException, match="EndpointConnectionError") as raised:
+        save(checkpoints, 1)
+    assert isinstance(reason(raised.value), OSError)
+    S3FileSystem.clear_instance_cache()
+
+
+def test_an_object_that_is_half_written_does_not_appear(bucket: str) -> None:
+    place = open_storage(f"s3://{bucket}/run")
+
+    def write() -> None:
+        with place.create("step-00000001/data-aaaa/rank-0.bin") as stream:
+            stream.write(memoryview(b"half"))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write()
+    assert place.names("step-00000001/data-aaaa") == []
 
 
 def test_a_check_that_fails_keeps_a_checkpoint_from_counting(local: Checkpoints) -> None:

@@ -111,7 +111,7 @@ def test_a_signal_while_workers_start_ends_them(tmp_path: Path) -> None:
         until(lambda: children(process.pid))
         process.send_signal(signal.SIGTERM)
         code, document, err = ended(process)
-    assert (code, document) == (130, {"error": {"what": "stopped by SIGTERM before training began"}})
+    assert (code, document) == (130, {"error": {"what": "stopped by SIGTERM outside training"}})
     assert "Traceback" not in err
 
 

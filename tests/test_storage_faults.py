@@ -125,10 +125,15 @@ def test_what_may_differ_is_allowed_by_name(finished_run: tuple[Path, object], t
         (90.0, 90.0, 20.0, "running"),
         (500.0, 500.0, 20.0, "stuck"),
         (90.0, 90.0, None, "stuck"),
+        (90.0, 90.0, "start", "running"),
+        (700.0, 700.0, "start", "stuck"),
     ],
 )
-def test_a_stuck_job_is_told_from_a_slow_one(life: float, step: float, usual: float | None, state: str) -> None:
-    pulse = {"time": 1000.0 - life, "step_time": 1000.0 - step, "seconds_per_step": usual}
+def test_a_stuck_job_is_told_from_a_slow_one(life: float, step: float, usual: Any, state: str) -> None:
+    """ "start": no step is finished yet."""
+    pulse = {"time": 1000.0 - life, "step_time": 1000.0 - step, "seconds_per_step": usual, "step": 3}
+    if usual == "start":
+        pulse |= {"seconds_per_step": None, "step": None}
     assert pulse_state(pulse, 1000.0) == state
 
 

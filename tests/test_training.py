@@ -129,6 +129,9 @@ def test_longer_duration_goes_on_from_the_end(trained: Path) -> None:
     result = groundup_json("train", trained, "--set", 'train.duration="15 steps"')
     assert (result["step"], result["samples_consumed"]) == (15, 15 * 8)
     assert sorted(losses(trained)) == list(range(1, 16))
+    made_by = saved(trained).manifest(15)["lineage"]
+    assert made_by["torch"] == torch.__version__
+    assert len(made_by["recipe_sha256"]) == 64
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(trained: Path) -> None:

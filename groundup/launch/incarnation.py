@@ -171,7 +171,7 @@ class Incarnation(LocalElasticAgent):
                 stopped = code in (EXIT_INTERRUPTED, *(-number for number in signals))
                 if (self.stop.asked or self.stop.paused) and (stopped or report.secondary):
                     what = self.stop.asked or "a change of nodes"
-                    report.kind, report.what = "interrupted", f"stopped by {what} before training began"
+                    report.kind, report.what = "interrupted", f"stopped by {what} outside training"
                 found.append(report)
         return found
 

@@ -13,9 +13,7 @@ from typing import Any, Literal, Self
 from groundup.console import alert
 from groundup.errors import EXIT_INTERRUPTED, Interrupted
 from groundup.launch.worker import STOP_SIGNALS
-from groundup.train.signals import REGROUP, STOPS
-
-REPEAT_SECONDS = 0.5  # a repetition within it is the same request, sent to this process and to its group
+from groundup.train.signals import REGROUP, REPEAT_SECONDS, STOPS
 
 
 class Forwarding:

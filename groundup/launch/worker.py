@@ -78,7 +78,7 @@ class Worker:
             handler(number, frame)
         else:
             self.end(
-                report_of(Interrupted(f"stopped by {number.name} before training began"), self.rank, ""),
+                report_of(Interrupted(f"stopped by {number.name} outside training"), self.rank, ""),
                 EXIT_INTERRUPTED,
             )
 

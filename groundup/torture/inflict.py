@@ -74,6 +74,9 @@ class Inflicting:
         """What did not come about."""
         return [act for act, came in zip(self.plan.acts, self.came, strict=True) if not came]
 
+    def disk_filled(self) -> bool:
+        return any(done and act.kind == FULL for act, done in zip(self.plan.acts, self.done, strict=True))
+
     def agent_killed(self) -> bool:
         """Whether the job's own process, which is the agent where there are many, was killed."""
         alone = self.plan.layout.world == 1

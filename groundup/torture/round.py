@@ -165,7 +165,7 @@ class Round:
                 self.told.problems.append(
                     f"{TERM} in step {last[-1].number}, and the newest checkpoint is of step {newest}"
                 )
-        full = code == EXIT_USER and "can't be written" in log
+        full = inflicting.disk_filled() and code == EXIT_USER and "can't be written" in log
         # By the signal itself, where the interpreter was only just being started.
         stopped = inflicting.termed and code in (EXIT_INTERRUPTED, -signal.SIGTERM)
         killed = inflicting.agent_killed() and code == -signal.SIGKILL

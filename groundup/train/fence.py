@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 from groundup.errors import Superseded
-from groundup.rundir import read_json, write_atomically
+from groundup.rundir import read_json, writable, write_atomically
 
 
 class Fence:
@@ -25,10 +25,11 @@ class Fence:
         self.token = ""
 
     def take(self) -> None:
-        """From now on every earlier start is superseded."""
+        """From now on every earlier start is superseded. Raises UserError where the file can't be written."""
         self.token = uuid.uuid4().hex
         facts = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_atomically(self.path, json.dumps({"token": self.token, **facts}))
+        with writable(self.path.parent):
+            write_atomically(self.path, json.dumps({"token": self.token, **facts}))
 
     def check(self) -> None:
         """Raise Superseded where this start has not taken the fence, or another has taken it since."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from groundup import heartbeat
 from groundup.console import Bar, size, span
@@ -103,6 +104,7 @@ class Save:
         self.saver, self.metrics, self.bar, self.background = saver, metrics, bar, background
         self.keep_every, self.last = keep_every, last
         self.failure: Exception | None = None  # of the save that failed last
+        self.best: dict[str, Any] | None = None  # as the save that is running knows it
 
     def __call__(self, state: TrainState) -> None:
         self._save(state, self.background and state.samples < self.last)
@@ -112,6 +114,7 @@ class Save:
         if state.saved != state.step:
             state.saved = state.step
             facts = state.manifest_facts()
+            self.best = state.best
             facts["keep"] = self.keep_every is not None and state.step % self.keep_every == 0
             self.saver.start(state.step, state.tensors(), facts, background=background)
             if not background:
@@ -136,6 +139,7 @@ class Save:
             return
         place = self.saver.checkpoints.place(saved.step)
         if saved.error is None:
+            state.saved_best = self.best
             self.metrics.write(
                 "checkpoint", saved.step, stall_seconds=round(saved.stall, 4), seconds=round(saved.seconds, 4)
             )
@@ -146,6 +150,8 @@ class Save:
             raise why
         if state.saved == saved.step:
             state.saved = None
+        if state.best is not None and state.best["step"] == saved.step:
+            state.best = state.saved_best  # or the one before would be dropped for one that is not there
         self.failure = as_user_error(why, place) if isinstance(why, OSError) else why
         self.metrics.write("checkpoint_failed", saved.step, error=str(why))
         self.bar.write(f"step {saved.step}: {place} can't be written, and training goes on without it: {why}")

@@ -50,6 +50,7 @@ def refuse_another(
     unknown = (
         set(allowed)
         - set(identity)
+        - set(differing)
         - {f"{k}.{inner}" for k, v in identity.items() if isinstance(v, dict) for inner in v}
     )
     if unknown:
@@ -72,14 +73,16 @@ def _refuse(differing: dict[str, str], allowed: Collection[str], place: str) -> 
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """What differs, by key; of what only one side knows too."""
     found = {}
-    for key, value in new.items():
-        if old.get(key) == value:
+    for key in {**old, **new}:
+        before, now = old.get(key), new.get(key)
+        if before == now:
             continue
-        if isinstance(value, dict) and isinstance(old.get(key), dict):
-            for inner in value:
-                if old[key].get(inner) != value[inner]:
-                    found[f"{key}.{inner}"] = f"{key}.{inner} was {old[key].get(inner)}, is {value[inner]}"
+        if isinstance(now, dict) and isinstance(before, dict):
+            for inner in {**before, **now}:
+                if before.get(inner) != now.get(inner):
+                    found[f"{key}.{inner}"] = f"{key}.{inner} was {before.get(inner)}, is {now.get(inner)}"
         else:
-            found[key] = f"{key} was {old.get(key)}, is {value}"
+            found[key] = f"{key} was {before}, is {now}"
     return found

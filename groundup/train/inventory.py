@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from groundup.console import Bar
-from groundup.train.manifest import CheckpointDamaged, Checkpoints
+from groundup.errors import UserError
+from groundup.train.manifest import CheckpointDamaged, Checkpoints, step_of
 
 
 def inventory(checkpoints: Checkpoints, *, verify: bool) -> list[dict[str, Any]]:
     """One entry per folder. `verified`: None where the files were not read, else whether they are those of the
     manifest; `problem` says why not."""
-    folders = [name for name in checkpoints.storage.names() if name.partition("step-")[2].isdigit()]
+    folders = [name for name in checkpoints.names() if step_of(name.removeprefix("damaged-")) is not None]
     found = []
     with Bar("verify" if verify else "look", len(folders), "checkpoints") as bar:
         for folder in folders:
@@ -21,7 +22,8 @@ def inventory(checkpoints: Checkpoints, *, verify: bool) -> list[dict[str, Any]]
 
 
 def _entry(checkpoints: Checkpoints, folder: str, verify: bool) -> dict[str, Any]:
-    step = int(folder.partition("step-")[2])
+    step = step_of(folder.removeprefix("damaged-"))
+    assert step is not None
     entry: dict[str, Any] = {
         "step": step,
         "samples_consumed": None,
@@ -45,14 +47,19 @@ def _entry(checkpoints: Checkpoints, folder: str, verify: bool) -> dict[str, Any
 
 def prune(checkpoints: Checkpoints, keep_last: int) -> dict[str, Any]:
     """Drop what need not be kept, what is damaged, and what crashes left behind; what is left, and what was dropped.
-    For the holder of the run's lock."""
-    for entry in inventory(checkpoints, verify=True):
+    For the holder of the run's lock. Raises UserError where no checkpoint would be left."""
+    entries = inventory(checkpoints, verify=True)
+    if any(entry["complete"] for entry in entries) and not any(entry["verified"] for entry in entries):
+        raise UserError(
+            "no checkpoint here verifies, so none is removed",
+            where=checkpoints.storage.place,
+            advice="Look at them with `groundup checkpoint verify`",
+        )
+    for entry in entries:
         if entry["complete"] and not entry["verified"]:
             checkpoints.set_aside(entry["step"])  # or it would count as one of the last
     left_over = checkpoints.clean_up()
-    damaged = [name for name in checkpoints.storage.names() if name.startswith("damaged-step-")]
-    for name in damaged:
-        checkpoints.storage.remove(name)
+    damaged = checkpoints.drop_damaged()
     dropped = checkpoints.prune(keep_last)
     return {
         "checkpoints": inventory(checkpoints, verify=False),

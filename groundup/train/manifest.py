@@ -8,6 +8,9 @@ left over from a crash and cleaned up.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from groundup import faults, heartbeat
@@ -26,8 +29,31 @@ class CheckpointDamaged(Exception):
     """A checkpoint whose files are not those of its manifest."""
 
 
+@contextmanager
+def answering(place: str) -> Iterator[None]:
+    """Storage that does not answer says nothing of what lies there: a UserError, and nobody calls anything damaged.
+    FileNotFoundError is an answer."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"the storage of the checkpoints does not answer as it should: {error.strerror or error}",
+            where=place,
+            advice="Nothing of them was given up. Mend the storage, and the same command tries again; move away what "
+            "can't be read, and the checkpoint before it is used",
+        ) from error
+
+
 def folder_of(step: int) -> str:
     return f"step-{step:08d}"
+
+
+def step_of(folder: str) -> int | None:
+    """None of a folder that is not one of ours, such as a copy that somebody made."""
+    found = re.fullmatch(r"step-(\d{8,})", folder)
+    return int(found[1]) if found else None
 
 
 def sealed(manifest: Manifest) -> bytes:
@@ -36,7 +62,7 @@ def sealed(manifest: Manifest) -> bytes:
 
 
 class Checkpoints:
-    """Those in one place."""
+    """Those in one place. Every method raises UserError where the storage does not answer."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -47,16 +73,24 @@ class Checkpoints:
 
     def complete(self) -> list[int]:
         """Steps whose checkpoint has a manifest, oldest first."""
-        folders = [name for name in self.storage.names() if name.startswith("step-")]
-        return [int(name.removeprefix("step-")) for name in folders if MANIFEST in self.storage.names(name)]
+        return [step for step in self._steps() if MANIFEST in self.names(folder_of(step))]
+
+    def _steps(self) -> list[int]:
+        """Complete or not."""
+        return sorted(step for name in self.names() if (step := step_of(name)) is not None)
+
+    def names(self, folder: str = "") -> list[str]:
+        with answering(self.storage.place):
+            return self.storage.names(folder)
 
     def manifest(self, step: int) -> Manifest:
         """Raises CheckpointDamaged where it is missing or unreadable, UserError where another version wrote it."""
         try:
-            found: Manifest = json.loads(read(self.storage, f"{folder_of(step)}/{MANIFEST}"))
+            with answering(self.place(step)):
+                found: Manifest = json.loads(read(self.storage, f"{folder_of(step)}/{MANIFEST}"))
         except FileNotFoundError:
             raise CheckpointDamaged("its manifest is missing") from None
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             raise CheckpointDamaged(f"its manifest can't be read: {error}") from None
         if not isinstance(found, dict):
             raise CheckpointDamaged("its manifest is no table")
@@ -87,45 +121,53 @@ class Checkpoints:
         return manifest
 
     def _verify_file(self, folder: str, name: str, expected: str) -> None:
-        heartbeat.beat()
         try:
-            found = checksum(self.storage, f"{folder}/{name}")
+            with answering(f"{self.storage.place}/{folder}/{name}"):
+                found = checksum(self.storage, f"{folder}/{name}", heartbeat.beat)
         except FileNotFoundError:
             raise CheckpointDamaged(f"{name} is missing") from None
-        except OSError as error:
-            raise CheckpointDamaged(f"{name} can't be read: {error}") from None
         if found != expected:
             raise CheckpointDamaged(f"{name} does not have the checksum in the manifest")
 
     def set_aside(self, step: int) -> None:
         """Move a damaged checkpoint out of the way."""
-        self.storage.remove(f"damaged-{folder_of(step)}")
-        self.storage.rename(folder_of(step), f"damaged-{folder_of(step)}")
+        with answering(self.place(step)):
+            self.storage.remove(f"damaged-{folder_of(step)}")
+            self.storage.rename(folder_of(step), f"damaged-{folder_of(step)}")
 
     def clean_up(self) -> list[str]:
         """Remove what a crash left half written; the names of it. For one process, which holds the run."""
         removed = []
-        for folder in self.storage.names():
-            if not folder.startswith("step-"):
-                continue
-            inside = self.storage.names(folder)
+        for step in self._steps():
+            folder = folder_of(step)
+            inside = self.names(folder)
             if MANIFEST not in inside:
                 removed.append(folder)
                 continue
             try:
-                kept = {MANIFEST, self.manifest(int(folder.removeprefix("step-")))["data"]}
+                kept = {MANIFEST, self.manifest(step)["data"]}
             except CheckpointDamaged:
                 continue
             removed += [f"{folder}/{name}" for name in inside if name not in kept]
-        for path in removed:
-            self.storage.remove(path)
+        with answering(self.storage.place):
+            for path in removed:
+                self.storage.remove(path)
         return removed
+
+    def drop_damaged(self) -> list[str]:
+        """Remove what was set aside; the names of it."""
+        damaged = [name for name in self.names() if name[:8] == "damaged-" and step_of(name[8:]) is not None]
+        with answering(self.storage.place):
+            for name in damaged:
+                self.storage.remove(name)
+        return damaged
 
     def give_up(self, folder: str, data: str) -> None:
         """Remove a failed attempt, so that a full disk gets its room back."""
-        self.storage.remove(f"{folder}/{data}")
-        if not self.storage.names(folder):
-            self.storage.remove(folder)
+        with answering(self.storage.place):
+            self.storage.remove(f"{folder}/{data}")
+            if not self.storage.names(folder):
+                self.storage.remove(folder)
 
     def prune(self, keep_last: int) -> list[int]:
         """Drop the complete checkpoints before the last so many, but for the best and those marked to be kept; the
@@ -139,10 +181,11 @@ class Checkpoints:
             if (best is not None and step == best["step"]) or self._is_kept(step):
                 continue
             faults.point("drop.begin")
-            # The manifest goes first: a deletion cut short leaves an incomplete checkpoint, not a damaged one.
-            self.storage.remove(f"{folder_of(step)}/{MANIFEST}")
-            faults.point("drop.unlisted")
-            self.storage.remove(folder_of(step))
+            with answering(self.place(step)):
+                # The manifest goes first: a deletion cut short leaves an incomplete checkpoint, not a damaged one.
+                self.storage.remove(f"{folder_of(step)}/{MANIFEST}")
+                faults.point("drop.unlisted")
+                self.storage.remove(folder_of(step))
             dropped.append(step)
         return dropped
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from groundup.console import say
 from groundup.errors import UserError
 
 
@@ -94,29 +96,60 @@ def build_trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> l
 
 class Metrics:
     """Writes each record to the file at once, so that a killed run keeps all it had. `check` is called before, and what
-    it raises keeps a process from writing that has no right to any more."""
+    it raises keeps a process from writing that has no right to any more.
+
+    Neither a full disk nor a tracker that fails ends a training: records wait until there is room, the tracker is left.
+    """
 
     def __init__(self, path: Path, trackers: list[Tracker], check: Callable[[], None] | None = None) -> None:
-        self.check = check
-        self.file = path.open("a", encoding="utf-8")
+        self.path, self.check = path, check
+        self.file = path.open("ab", buffering=0)
+        self.waiting = b""  # what is not written yet
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            self.file.write("\n")  # a kill tore the last line
+            self.waiting = b"\n"  # a kill tore the last line
+        self.full = False
         self.trackers = trackers
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         if self.check is not None:
             self.check()
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self.file.write(json.dumps({"kind": kind, "step": step, **clean}, ensure_ascii=False) + "\n")
-        self.file.flush()
+        record = json.dumps({"kind": kind, "step": step, **clean}, ensure_ascii=False)
+        self.waiting += record.encode() + b"\n"
+        self._flush()
         scalars = {f"{kind}/{k}": float(v) for k, v in values.items() if isinstance(v, int | float)}
-        for tracker in self.trackers:
-            if "text" in values:
-                tracker.text(step, kind, f"{values.get('prompt', '')}{values['text']}")
-            elif scalars:
-                tracker.scalars(step, scalars)
+        for tracker in list(self.trackers):
+            with self._leaving(tracker):
+                if "text" in values:
+                    tracker.text(step, kind, f"{values.get('prompt', '')}{values['text']}")
+                elif scalars:
+                    tracker.scalars(step, scalars)
+
+    def _flush(self) -> None:
+        try:
+            while self.waiting:
+                self.waiting = self.waiting[self.file.write(self.waiting) :]
+            self.full = False
+        except OSError as error:
+            if not self.full:
+                say(f"{self.path} can't be written, and training goes on; records wait for room: {error.strerror}")
+            self.full = True
+
+    @contextmanager
+    def _leaving(self, tracker: Tracker) -> Iterator[None]:
+        """Whatever a tracker's library raises, training goes on without it."""
+        try:
+            yield
+        except Exception as error:
+            self.trackers.remove(tracker)
+            say(f"{type(tracker).__name__} fails, and training goes on without it: {type(error).__name__}: {error}")
 
     def close(self) -> None:
+        self._flush()
+        if self.waiting:
+            lost = self.waiting.count(b"\n")
+            say(f"{self.path}: {lost} records could not be written")
         self.file.close()
-        for tracker in self.trackers:
-            tracker.close()
+        for tracker in list(self.trackers):
+            with self._leaving(tracker):
+                tracker.close()

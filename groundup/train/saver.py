@@ -18,7 +18,7 @@ from groundup import heartbeat
 from groundup.errors import UserError
 from groundup.parallel.collectives import agreed
 from groundup.train.blocks import Block, block
-from groundup.train.checkpoint import many, save
+from groundup.train.checkpoint import save
 from groundup.train.manifest import Checkpoints
 
 
@@ -33,16 +33,23 @@ class Saved:
 
 
 class Saver:
-    """Saves into `checkpoints`, one at a time. `check` is called before a checkpoint counts, see checkpoint.save."""
+    """Saves into `checkpoints`, one at a time. `check` is called before a checkpoint counts, see checkpoint.save.
+    `group`: of many processes their own for this, see checkpoint.patient_group, so that the collectives of a save and
+    those of a step don't get in each other's way."""
 
-    def __init__(self, checkpoints: Checkpoints, keep_last: int, check: Callable[[], None]) -> None:
-        self.checkpoints, self.keep_last, self.check = checkpoints, keep_last, check
-        # A group of its own, so that the collectives of a save and those of a step don't get in each other's way.
-        self.group = dist.new_group(backend="gloo") if many() else None
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        keep_last: int,
+        check: Callable[[], None],
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.checkpoints, self.keep_last, self.check, self.group = checkpoints, keep_last, check, group
         self.buffers: dict[str, Tensor] = {}
         self.thread: threading.Thread | None = None
         self.running: Saved | None = None
         self.portions = 0
+        self.waiting = False  # for other processes only
 
     def start(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], *, background: bool) -> None:
         """Begin to save, once the save before is finished; or do all of it, where not in the background."""
@@ -51,6 +58,7 @@ class Saver:
         nonce = agreed(lambda: uuid.uuid4().hex[:8])
         if background:
             tensors = self._staged(tensors)
+        self.waiting = False
         self.running = running = Saved(step, 0.0)
 
         def write() -> None:
@@ -65,16 +73,16 @@ class Saver:
                     nonce=nonce,
                     check=self.check,
                     progress=self._progress,
+                    waiting=self._wait,
                 )
             except BaseException as error:
                 running.error = error
             running.seconds = time.perf_counter() - start
 
-        if background:
-            self.thread = threading.Thread(target=write, name="groundup-checkpoint")
-            self.thread.start()
-        else:
-            write()
+        self.thread = threading.Thread(target=write, name="groundup-checkpoint")
+        self.thread.start()
+        if not background:
+            self._join()
         running.stall = time.perf_counter() - start
 
     def _staged(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -94,8 +102,9 @@ class Saver:
 
     def _progress(self) -> None:
         self.portions += 1
-        if self.thread is None:
-            heartbeat.beat()
+
+    def _wait(self, waiting: bool) -> None:
+        self.waiting = waiting
 
     def poll(self) -> Saved | None:
         """The save that was running, once it is over; None before, and where there was none."""
@@ -104,15 +113,19 @@ class Saver:
         return self.finish()
 
     def finish(self) -> Saved | None:
-        """Wait for the save that is running; what became of it. As long as bytes are written, it counts as life."""
+        """Wait for the save that is running; what became of it."""
+        self._join()
+        done, self.running, self.thread = self.running, None, None
+        return done
+
+    def _join(self) -> None:
+        """As long as bytes are written, or others are waited for, it counts as life."""
         portions = -1
         while self.thread is not None and self.thread.is_alive():
-            if self.portions != portions:
+            if self.portions != portions or self.waiting:
                 portions = self.portions
                 heartbeat.beat()
             self.thread.join(1.0)
-        done, self.running, self.thread = self.running, None, None
-        return done
 
 
 def reason(error: BaseException) -> BaseException:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
 from groundup.console import alert
-from groundup.errors import EXIT_INTERRUPTED
+from groundup.errors import EXIT_INTERRUPTED, Interrupted
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slurm jobs like to ask for
 REGROUP = signal.SIGUSR2  # of an agent to its workers: nodes come or go, so that the workers start anew
+
+
+REPEAT_SECONDS = 0.5  # a repetition within it is the same request, sent to this process and to its group
 
 
 class StopRequest:
@@ -21,6 +27,7 @@ class StopRequest:
 
     def __init__(self, deadline: float | None = None) -> None:
         self.asked, self.deadline = "", deadline
+        self._time = 0.0
         self.old: dict[int, object] = {}
 
     def __bool__(self) -> bool:
@@ -30,8 +37,12 @@ class StopRequest:
         return bool(self.asked)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
         if self.asked:
-            os._exit(EXIT_INTERRUPTED)
+            if now - self._time > REPEAT_SECONDS:
+                os._exit(EXIT_INTERRUPTED)
+            return
+        self._time = now
         self.asked = "a change of nodes" if number == REGROUP else signal.Signals(number).name
         alert(f"\n{self.asked}: finishing this step and saving; once more leaves at once")
 
@@ -45,3 +56,26 @@ class StopRequest:
     ) -> None:
         for number, handler in self.old.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A stop raises Interrupted in this process, where nothing else takes the signal: before training and after it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    here = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != here:  # a process forked from this one ends as it would have
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise Interrupted(f"stopped by {signal.Signals(number).name}")
+
+    old = {number: signal.signal(number, handle) for number in STOPS if number != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

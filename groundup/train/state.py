@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from groundup.optim.optimizers import state_tensors
@@ -29,6 +30,7 @@ class TrainState:
     last_loss: float | None = None
     best: dict[str, Any] | None = None  # step, metric and value of the best validation so far
     saved: int | None = None  # the last step that was saved
+    saved_best: dict[str, Any] | None = None  # as `best`, of those whose checkpoint is there
     facts: dict[str, Any] = field(default_factory=dict)
     judge: Judge | None = None  # of bad steps; without one none is
     dropped: list[tuple[int, int]] = field(default_factory=list)  # samples [start, stop) left out, in order
@@ -70,8 +72,10 @@ class TrainState:
         self.best = {"step": self.step, "metric": metric, "value": value}
         return True
 
-    def load(self, checkpoints: Checkpoints, step: int, manifest: Manifest) -> None:
-        """Take up a verified checkpoint."""
+    def load(
+        self, checkpoints: Checkpoints, step: int, manifest: Manifest, group: dist.ProcessGroup | None = None
+    ) -> None:
+        """Take up a verified checkpoint. `group`: see checkpoint.patient_group."""
         held = shapes(checkpoints, step)
         self.make_optimizer_state(held)
         tensors = self.tensors()
@@ -80,13 +84,14 @@ class TrainState:
             for name in [f"guard.{name}" for name in self.judge.tensors()]:
                 if name not in held or held[name].size != tensors[name].size():
                     del tensors[name]  # of a run without, or with another window
-        load(checkpoints, step, tensors)
+        load(checkpoints, step, tensors, group)
         self.model.renew_copies()
         self.step, self.samples = manifest["step"], manifest["samples_consumed"]
         self.saved = self.step
         for start, stop in manifest.get("dropped", ()):
             self.drop(start, stop)  # beside those dropped since, where training goes back
         self.seconds, self.last_loss, self.best = manifest["seconds"], manifest["last_loss"], manifest["best"]
+        self.saved_best = self.best
         if self.scaler.is_enabled() and manifest["scaler"]:
             self.scaler.load_state_dict(manifest["scaler"])
 

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from groundup.train.storage import PORTION, Hashing, Storage
+from groundup.train.storage import PORTION, Hashing, Storage, Stream
 
 INDEX = "tensors.json"
 
@@ -54,7 +54,7 @@ def as_bytes(tensor: Tensor) -> memoryview:
 
 class Writer(StorageWriter):
     """Writes into a folder of a storage. `written` is told on the first rank which files there are, by checksum, and
-    how many bytes; what it raises is raised on all ranks."""
+    how many bytes; what it raises is raised on all ranks. `waiting` is told once this rank's file is written."""
 
     def __init__(
         self,
@@ -62,8 +62,10 @@ class Writer(StorageWriter):
         folder: str,
         written: Callable[[dict[str, str], int], None],
         progress: Callable[[], None],
+        waiting: Callable[[bool], None],
     ) -> None:
-        self.storage, self.folder, self.written, self.progress = storage, folder, written, progress
+        self.storage, self.folder, self.written = storage, folder, written
+        self.progress, self.waiting = progress, waiting
 
     def reset(self, checkpoint_id: Any = None) -> None:
         return
@@ -82,6 +84,7 @@ class Writer(StorageWriter):
         placed: list[tuple[MetadataIndex, int, int]] = []
         done: Future[list[WriteResult]] = Future()
         if not plan.items:
+            self.waiting(True)
             done.set_result([])
             return done
         with self.storage.create(f"{self.folder}/{name}") as stream:
@@ -93,6 +96,7 @@ class Writer(StorageWriter):
                 start = out.length
                 out.write(as_bytes(held.detach().cpu().contiguous()))
                 placed.append((item.index, start, out.length - start))
+        self.waiting(True)
         found = out.hash.hexdigest()
         done.set_result(
             [WriteResult(index, length, Place(name, start, length, found)) for index, start, length in placed]
@@ -132,10 +136,10 @@ def _describe(metadata: Metadata, places: dict[MetadataIndex, Place]) -> dict[st
     return found
 
 
-def read_index(stream: IO[bytes]) -> tuple[dict[str, TensorStorageMetadata], dict[MetadataIndex, Place]]:
+def read_index(stream: Stream) -> tuple[dict[str, TensorStorageMetadata], dict[MetadataIndex, Place]]:
     """Tensors by name, and where their blocks lie."""
     entries, places = {}, {}
-    for name, entry in json.load(stream).items():
+    for name, entry in json.loads(stream.read()).items():
         chunks = []
         for block in entry["blocks"]:
             offsets = torch.Size(block["offsets"])
@@ -184,7 +188,7 @@ class Reader(StorageReader):
         done.set_result(None)
         return done
 
-    def _read(self, stream: IO[bytes], place: Place, item: ReadItem, planner: LoadPlanner) -> None:
+    def _read(self, stream: Stream, place: Place, item: ReadItem, planner: LoadPlanner) -> None:
         """The rows that the item wants of a block, and of these its columns."""
         index = item.storage_index
         entry = self.entries[index.fqn]

@@ -15,18 +15,20 @@ import torch.distributed as dist
 from groundup import heartbeat
 from groundup.console import Bar, say, size, span
 from groundup.errors import Interrupted, UserError
+from groundup.lineage import lineage
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler, product_dtype
 from groundup.optim.schedules import build_schedule
 from groundup.parallel.build import build_parallel
 from groundup.plan.machine import measured_peak
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.load import LoadedRecipe
 from groundup.recipe.parallel_checks import kind_of, legal_layout
 from groundup.recipe.quantities import Duration
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, fingerprint
 from groundup.tasks.build import build_task
-from groundup.train.checkpoint import newest, take_up
+from groundup.train.checkpoint import go_back_to, patient_group, take_up
 from groundup.train.device import peak_memory_mb, set_up
 from groundup.train.fence import Fence
 from groundup.train.guard import Guard
@@ -84,6 +86,14 @@ def train(
     `on_validation` is told each validation's metrics; what it raises ends the training. `allow`: what of the checkpoint
     to go on from may differ, see refuse_another. `began`: when the command was given, seconds since the epoch.
     """
+    leads = not dist.is_initialized() or dist.get_rank() == 0
+    with heartbeat.shown(run.heartbeat if leads else None):
+        return _train(recipe, run, on_validation, allow, began or time.time())
+
+
+def _train(
+    recipe: Recipe, run: RunDir, on_validation: OnValidation | None, allow: Collection[str], began: float
+) -> dict[str, Any]:
     device = set_up(recipe.train)
     task = planted(build_task(recipe, run))
     pace = recipe.pace(task.samples_per_epoch)
@@ -109,15 +119,30 @@ def train(
     optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
     state = TrainState(model, optimizers, gradient_scaler(recipe.optim.precision, device))
     state.judge = Judge(recipe.guard.spike, recipe.guard.window, state.scaler.is_enabled(), device)
-    state.facts = {"identity": task.identity, "layout": layout.degrees}
     checkpoints, fence = checkpoints_of(recipe, run), Fence(run.path / "fence")
     model.agree(fence.take)
-    found = take_up(checkpoints)
+    group = patient_group()
+    found = take_up(checkpoints, group)
     if found is not None:
         for difference in refuse_another(found[1], task.identity, checkpoints.place(found[0]), allow):
             say(f"allowed to differ from the checkpoint: {difference}")
-        state.load(checkpoints, *found)
+        state.load(checkpoints, *found, group)
         say(f"resuming at step {state.step} from {checkpoints.place(found[0])}")
+        if recipe.train.deterministic and recipe.train.threads is None and found[1]["layout"] == layout.degrees:
+            torch.set_num_threads(
+                found[1].get("threads", torch.get_num_threads())
+            )  # another number of threads adds in another order
+    if recipe.train.deterministic:
+        say(
+            f"deterministic: kernels that repeat their bits, on {torch.get_num_threads()} threads as long as the "
+            "layout stays; `python benchmarks/deterministic.py` measures what they cost"
+        )
+    state.facts = {
+        "identity": task.identity,
+        "layout": layout.degrees,
+        "threads": torch.get_num_threads(),
+        "lineage": lineage(LoadedRecipe(recipe, run.recipe_file, {})) if model.leads else None,
+    }
 
     dtype = product_dtype(recipe.optim.precision, device)
     if recipe.optim.precision == "bf16" and dtype == torch.float32:
@@ -138,11 +163,10 @@ def train(
     )
     if found is not None:
         metrics.write("resume", state.step, samples_consumed=state.samples)
-    saver = Saver(checkpoints, recipe.checkpoint.keep_last, check=fence.check)
+    saver = Saver(checkpoints, recipe.checkpoint.keep_last, fence.check, group)
     limit = recipe.train.time_limit
-    deadline = None if limit is None else (began or time.time()) + limit.seconds
-    pulse = heartbeat.shown(run.heartbeat if model.leads else None)
-    with Bar("train", total, "steps") as bar, StopRequest(deadline) as stop, pulse:
+    deadline = None if limit is None else began + limit.seconds
+    with Bar("train", total, "steps") as bar, StopRequest(deadline) as stop:
         log = Log(metrics, bar, task, recipe.train.log_every, total, pace.samples(total), peak)
         keep_every = None if recipe.checkpoint.keep_every is None else pace.steps(recipe.checkpoint.keep_every)
         save = Save(saver, metrics, bar, recipe.checkpoint.asynchronous, keep_every, pace.samples(total))
@@ -164,11 +188,11 @@ def train(
 
         def go_back(state: TrainState) -> bool:
             save.wait(state)
-            found = newest(checkpoints)
+            found = go_back_to(checkpoints, group)
             if found is None:
                 return False
             seconds = state.seconds
-            state.load(checkpoints, *found)
+            state.load(checkpoints, *found, group)
             state.seconds = seconds
             metrics.write("resume", state.step, samples_consumed=state.samples)
             log.begin(state)
