@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environments import BENCHMARKS, environment
+from environments import BENCHMARKS, TORCH, environment
 from table_data import fashion_mnist, synthetic
 
 SEED = 42
 LEARNING_RATE = 1e-3
 SKLEARN = ("scikit-learn", ["scikit-learn"])
-LIGHTNING = ("lightning", ["lightning"])
+LIGHTNING = ("lightning", [TORCH, "lightning"])
 RECIPE = """
 name = "{name}"
 task = "classification"
