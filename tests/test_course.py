@@ -15,7 +15,9 @@ from groundup.data.documents import iterate_texts, outcomes
 from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.errors import UserError
 from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.load import load
 from groundup.rundir import RunDir
+from groundup.tasks.language_model import LanguageModel
 from tests.conftest import groundup, groundup_json
 
 STEPS = ["prepare", "train", "evaluate", "export"]
@@ -108,19 +110,21 @@ def test_tokens_are_the_documents(finished_run: tuple[Path, dict[str, Any]]) -> 
         assert tokens[-1] == tokenizer.start_id
 
 
-@pytest.mark.slow
 def test_a_damaged_token_shard_is_noticed(finished_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(finished_run[0], run)
-    shard = next((run / "data" / "tokens").glob("train-*.bin"))
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(finished_run[0], run.path)
+    recipe = load(run.recipe_file).recipe
+    assert isinstance(recipe, LanguageRecipe)
+    shard = next((run.data / "tokens").glob("train-*.bin"))
     content = bytearray(shard.read_bytes())
     content[10] ^= 1
     shard.write_bytes(content)
-    done = groundup("train", run, "--set", 'train.duration="13 steps"')
-    assert done.returncode == 2
-    assert f"{shard}: this token shard is not the one in the manifest" in done.stderr
+    with pytest.raises(UserError, match="this token shard is not the one in the manifest") as refused:
+        LanguageModel(recipe, run)
+    assert refused.value.where == str(shard)
     shard.write_bytes(content[:-2])
-    assert "missing or cut short" in groundup("train", run, "--set", 'train.duration="13 steps"').stderr
+    with pytest.raises(UserError, match="missing or cut short"):
+        LanguageModel(recipe, run)
 
 
 @pytest.mark.slow
@@ -168,9 +172,6 @@ def test_json_is_alone_on_standard_output_and_progress_is_on_standard_error(reci
 
 
 def test_a_prompt_that_fills_the_context_is_refused_before_training(finished_run: tuple[Path, dict[str, Any]]) -> None:
-    from groundup.recipe.load import load
-    from groundup.tasks.language_model import LanguageModel
-
     run = RunDir(finished_run[0])
     loaded = load(run.recipe_file, (f'sampling.prompts=["a", "{"word " * 130}"]',))
     assert isinstance(loaded.recipe, LanguageRecipe)
