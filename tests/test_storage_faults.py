@@ -86,17 +86,18 @@ def test_training_goes_on_while_storage_is_slow(prepared: Path) -> None:
 
 @pytest.mark.slow
 def test_the_time_limit_saves_and_leaves(prepared: Path) -> None:
-    limit = ("--set", 'train.time_limit="4s"', "--set", 'train.duration="100000 steps"')
+    limit = ("--set", 'train.time_limit="8s"', "--set", 'train.duration="100000 steps"')
     start = time.monotonic()
     done = groundup("train", prepared, *limit, "--set", 'checkpoint.every="100000 steps"')
     assert done.returncode == 130, done.stderr
     assert time.monotonic() - start < 60
-    step = records(prepared, "train")[-1]["step"]
+    steps = [0, *(record["step"] for record in records(prepared, "train"))]  # a busy machine takes long to start
+    step = steps[-1]
     assert f"stopped by train.time_limit at step {step}; saved in" in done.stderr
     found = groundup_json("status", prepared)
     assert (found["state"], found["last_checkpoint_step"]) == ("interrupted", step)
-    result = groundup_json("train", prepared, "--set", f'train.duration="{step + 1} steps"')
-    assert result["step"] == step + 1
+    result = groundup_json("train", prepared, "--set", f'train.duration="{step + 3} steps"')
+    assert result["step"] == step + 3
 
 
 @pytest.mark.slow
