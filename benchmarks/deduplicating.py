@@ -31,13 +31,13 @@ MEMORY = 100 << 20  # bytes that sorting may take
 THRESHOLD, PERMUTATIONS, NGRAM = 0.7, 128, 5
 
 
-def texts(file: Path) -> Iterator[tuple[int, int, pa.Table]]:
+def texts(file: Path, columns: list[str] | None = None) -> Iterator[tuple[int, int, pa.Table]]:
     """(shard, its row where the group begins, group) for each row group."""
     with pq.ParquetFile(file, pre_buffer=False) as source:
         row = 0
         for group in range(source.num_row_groups):
             row = 0 if group % SHARD_GROUPS == 0 else row
-            table = source.read_row_group(group, use_threads=False)
+            table = source.read_row_group(group, columns, use_threads=False)
             yield group // SHARD_GROUPS, row, table
             row += len(table)
 
@@ -71,7 +71,7 @@ def exact(file: Path, out: Path) -> None:
         hashes.clear()
 
     shard = 0
-    for here, _, table in texts(file):
+    for here, _, table in texts(file, ["text"]):
         if here != shard:
             finish(shard)
             shard = here
@@ -107,7 +107,7 @@ def near(file: Path, out: Path) -> None:
         counts.append(len(found))
         signed.clear()
 
-    for here, _, table in texts(file):
+    for here, _, table in texts(file, ["text"]):
         if here != len(counts):
             finish()
         text = table["text"].combine_chunks()

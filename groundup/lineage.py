@@ -6,10 +6,9 @@ import os
 import platform
 import subprocess
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from groundup import __version__
 from groundup.recipe.load import LoadedRecipe
@@ -29,17 +28,26 @@ def _commit() -> str | None:
     return (commit + ("+changes" if git("status", "--porcelain", "--", "groundup") else "")) or None
 
 
+def _gpus() -> list[str]:
+    """Names of the GPUs. torch, which takes seconds to import, is asked only where there is a driver of any."""
+    if not any(found for pattern in ("nvidia[0-9]*", "kfd", "dxg") for found in Path("/dev").glob(pattern)):
+        return []
+    import torch
+
+    return [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+
+
 def lineage(loaded: LoadedRecipe) -> dict[str, Any]:
     """Facts of this process and recipe, as JSON."""
     return {
         "groundup": {"version": __version__, "commit": _commit()},
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "machine": {
             "system": platform.platform(),
             "processor": platform.machine(),
             "cores": os.cpu_count(),
-            "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())],
+            "gpus": _gpus(),
         },
         "recipe_sha256": loaded.fingerprint(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,7 +39,8 @@ def train_tokenizer(
     trainer = rustbpe.Tokenizer()
     pieces = _pieces(texts, min(max_bytes, MAX_TRAINING_BYTES))
     try:
-        trainer.train_from_iterator(pieces, vocab_size - len(SPECIAL_TOKENS), _PIECES_AT_ONCE, pattern)
+        with _all_cores():
+            trainer.train_from_iterator(pieces, vocab_size - len(SPECIAL_TOKENS), _PIECES_AT_ONCE, pattern)
     except ValueError as error:
         raise _bad_pattern(error) from None
     except BaseException as error:
@@ -55,6 +58,22 @@ def train_tokenizer(
         )
     _write(ranks, pre_tokenizer, folder)
     return Tokenizer(folder)
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """rustbpe reads how many threads it may have when it first trains. Nothing else runs while a tokenizer is trained,
+    so it needn't keep to the one thread of a pool's process; the result doesn't depend on it."""
+    name = "RAYON_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = str(len(os.sched_getaffinity(0)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _bad_pattern(error: BaseException) -> UserError:
