@@ -53,7 +53,8 @@ def reading(file: SourceFile, source: Source) -> Iterator[None]:
 @contextmanager
 def as_far_as_sound(file: SourceFile, source: Source, malformed: Malformed, rows: Callable[[], int]) -> Iterator[None]:
     """Within `reading`: where a file doesn't decode, is damaged or cut short, its rest counts as one malformed record.
-    `rows`: how many rows of a Parquet file were read. What the disk or the net can't give is an error still."""
+    What was decoded together with the damage (8 KB of text, 256 rows at most) is lost with it. `rows`: how many rows of
+    a Parquet file were read. What the disk or the net can't give is an error still."""
     try:
         yield
     except UnicodeDecodeError:
