@@ -73,6 +73,7 @@ class Bar:
     def __init__(self, name: str, total: float | None, unit: str = "B") -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done, self.note = 0.0, ""
+        self.skipped = 0.0  # of what is done, what took no time now
         self.start = self.printed = time.monotonic()
         self._live: Progress | None = None
         self._log = _log
@@ -95,7 +96,12 @@ class Bar:
         return self
 
     def rate(self) -> str:
-        return f"{size(self.done / max(time.monotonic() - self.start, 1e-9), self.unit)}/s"
+        return f"{size((self.done - self.skipped) / max(time.monotonic() - self.start, 1e-9), self.unit)}/s"
+
+    def skip(self, amount: float, note: str | None = None) -> None:
+        """As `advance`, for what was done before: it counts for no rate."""
+        self.skipped += amount
+        self.advance(amount, note)
 
     def advance(self, amount: float, note: str | None = None) -> None:
         self.done += amount
@@ -107,8 +113,9 @@ class Bar:
             self.printed = time.monotonic()
             share = f"{100 * self.done / self.total:3.0f}%  " if self.total else ""
             left = ""
-            if self.total and self.done:
-                left = f"  {span((self.printed - self.start) * (self.total / self.done - 1))} left"
+            if self.total and self.done > self.skipped:
+                pace = (self.printed - self.start) / (self.done - self.skipped)
+                left = f"  {span(pace * (self.total - self.done))} left"
             self._line(
                 f"{self.name:<12} {share}{size(self.done, self.unit)}  {self.rate()}{left}  {self.note}".rstrip()
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +19,8 @@ import pytest
 from groundup.data.documents import outcomes
 from groundup.rundir import RunDir
 from tests.conftest import groundup, groundup_json
+from tests.preparing import WORDS
 
-WORDS = [
-    *("harbour", "morning", "letter", "garden", "winter", "window", "captain", "village", "market", "river", "bridge"),
-    *("stone", "silver", "candle", "journey", "orchard", "kitchen", "forest", "meadow", "station", "teacher", "island"),
-    *("thunder", "blanket", "copper", "mirror", "saddle", "lantern", "pocket", "valley", "the", "to", "of", "and"),
-    *("that", "with", "have", "be", "in", "for", "old", "new", "small", "bright", "slowly", "never", "often"),
-]
 QUESTION = (
     "Which of the seven old lighthouses on the northern coast was built last and never lit before the great storm came?"
 )
@@ -200,12 +196,25 @@ def test_killed_at_any_moment_it_ends_the_same(
     dice = random.Random(1)
     run = tmp_path / "run"
     words = [sys.executable, "-m", "groundup", "prepare", recipe, "--run-dir", run, "--executor", "pool"]
-    for _ in range(20):
+    kills, resumed = 0, 0
+    done: dict[Path, int] = {}
+    while kills < 20:
         process = subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
         time.sleep(1.0 + 5.0 * dice.random())
-        done = {p: p.stat().st_mtime_ns for p in (run / "stages").glob("*/*/manifest.json")} if run.exists() else {}
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert all(p.stat().st_mtime_ns == stamp for p, stamp in done.items()), "a finished shard was done again"
+        ended = process.poll() is not None
+        if not ended:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        now = {p: p.stat().st_mtime_ns for p in (run / "stages").glob("*/[!.]*/manifest.json")}
+        assert done.items() <= now.items(), "a finished shard was done again"
+        resumed += bool(done)
+        done = now
+        if ended:
+            assert process.returncode == 0
+            assert made(run) == made(prepared[0])
+            shutil.rmtree(run)
+            done = {}
+    assert resumed > 5
     groundup_json("prepare", recipe, "--run-dir", run)
     assert made(run) == made(prepared[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.data.decontaminate.index import build_index, load_index, save_index
+from groundup.data.decontaminate.index import Index, build_index, load_index, save_index
 from groundup.data.decontaminate.items import read_items
-from groundup.data.decontaminate.match import frequencies, hits, item_hits, matches, report
+from groundup.data.decontaminate.match import hits, item_hits, matches, report
 from groundup.errors import UserError
 
 QUESTION = "Which of the two brothers who built the first aeroplane was born in Ohio in eighteen seventy one?"
@@ -45,39 +46,45 @@ WORDS = st.lists(st.sampled_from("abc"), max_size=14).map(" ".join)
     st.integers(1, 5),
     st.integers(1, 4),
     st.sampled_from([0, 1, 3]),
-    st.sampled_from([0, 1, 2]),
 )
-def test_hits_are_those_of_a_slow_search(items, texts, n, shortest, item_allowance, allowance) -> None:  # type: ignore[no-untyped-def]
+def test_hits_are_those_of_a_slow_search(items, texts, n, shortest, allowance) -> None:  # type: ignore[no-untyped-def]
     half = len(items) // 2
     sets = [("one", [(f"i{i}", f) for i, f in enumerate(items[:half])])]
     sets += [("two", [(f"i{i + half}", f) for i, f in enumerate(items[half:])])]
-    index = build_index(sets, n, shortest, item_allowance)
+    index = build_index(sets, n, shortest, allowance)
     found = matches(large(["x", *texts]).slice(1), index)
-    common = frequencies(found, index) > allowance if allowance else None
 
     of_items = [item_runs(fields, n, shortest) for fields in items]
     everywhere = set().union(*of_items) if of_items else set()
-    if item_allowance:
-        everywhere = {r for r in everywhere if sum(r in runs_ for runs_ in of_items) <= item_allowance}
+    if allowance:
+        everywhere = {r for r in everywhere if sum(r in runs_ for runs_ in of_items) <= allowance}
     of_items = [r & everywhere for r in of_items]
     assert sum(index.unmatched.values()) == sum(not r for r in of_items)
     of_texts = [{r for r in everywhere if r in runs(t.split(), len(r))} for t in texts]
-    if allowance:
-        everywhere = {r for r in everywhere if sum(r in t for t in of_texts) <= allowance}
-    of_items = [r & everywhere for r in of_items]
-    of_texts = [r & everywhere for r in of_texts]
 
     want_items, want = [], []
     for row, text in enumerate(of_texts):
-        pairs = [(len(text & r), len(text & r) / len(r), -i) for i, r in enumerate(of_items) if text & r]
-        want_items += [(row, -i, count, fraction) for count, fraction, i in sorted(pairs, key=lambda p: -p[2])]
-        _, fraction, item = max(pairs, default=(0, None, None))
+        pairs = [(len(text & r) / len(r), len(text & r), -i) for i, r in enumerate(of_items) if text & r]
+        want_items += [(row, -i, count, fraction) for fraction, count, i in sorted(pairs, key=lambda p: -p[2])]
+        fraction, _, item = max(pairs, default=(None, 0, None))
         name = None if item is None else f"i{-item}"
         where = None if item is None else ("one" if -item < half else "two")
         want.append((len(text), where, name, fraction))
-    rows = item_hits(found, index, common).to_pylist()
-    assert [tuple(r.values()) for r in rows] == want_items
-    assert [tuple(r.values()) for r in hits(found, len(texts), index, common).to_pylist()] == want
+    assert [tuple(r.values()) for r in item_hits(found, index).to_pylist()] == want_items
+    assert [tuple(r.values()) for r in hits_of(["x", *texts], index)[1:]] == want
+
+
+def hits_of(texts: list[str], index: Index) -> list[dict[str, Any]]:
+    found = matches(large(texts), index)
+    rows: list[dict[str, Any]] = hits(found, item_hits(found, index), len(texts), index).to_pylist()
+    return rows
+
+
+def test_a_short_item_whole_counts_more_than_a_little_of_a_long_one() -> None:
+    long, short = (" ".join(f"{letter}{i}" for i in range(n)) for letter, n in (("w", 400), ("s", 15)))
+    index = build_index([("e", [("long", [long]), ("short", [short])])])
+    (found,) = hits_of([f"{short} . {long[:150]}"], index)
+    assert (found["item"], found["fraction"]) == ("short", 1.0)
 
 
 def test_a_question_is_found_whatever_its_case_and_points(tmp_path: Path) -> None:
@@ -92,7 +99,7 @@ def test_a_question_is_found_whatever_its_case_and_points(tmp_path: Path) -> Non
         "中文",
     ]
     found = matches(large(texts), index)
-    table = hits(found, len(texts), index)
+    table = hits(found, item_hits(found, index), len(texts), index)
     assert table["ngrams"].to_pylist() == [6, 0, 1, 0, 0]
     assert table["evaluation_set"].to_pylist() == ["quiz", None, "quiz", None, None]
     assert table["item"].to_pylist() == ["q#0", None, "q#1", None, None]
@@ -107,25 +114,21 @@ def test_a_question_is_found_whatever_its_case_and_points(tmp_path: Path) -> Non
 def test_chinese_is_matched_by_characters() -> None:
     poem = "床前明月光疑是地上霜举头望明月低头思故乡"
     index = build_index([("poems", [("p", [poem])])])
-    table = hits(matches(large(["诗云:床前明月光,疑是地上霜。举头望明月。", "床前明月光"]), index), 2, index)
-    assert table["ngrams"].to_pylist() == [3, 0]
-    assert table["fraction"].to_pylist() == [3 / 8, None]
+    found = hits_of(["诗云:床前明月光,疑是地上霜。举头望明月。", "床前明月光"], index)
+    assert [(row["ngrams"], row["fraction"]) for row in found] == [(3, 3 / 8), (0, None)]
 
 
 def test_boilerplate_does_not_condemn() -> None:
     licence = "Permission is hereby granted free of charge to any person obtaining a copy of this software"
-    index = build_index([("code", [("c", [licence]), ("d", [QUESTION])])])
-    texts = [f"{licence} number {i}" for i in range(20)] + [QUESTION]
-    found = matches(large(texts), index)
-    assert sum(c > 0 for c in hits(found, 21, index)["ngrams"].to_pylist()) == 21
-    common = frequencies(found, index) > 10
-    assert hits(found, 21, index, common)["item"].to_pylist() == [None] * 20 + ["d"]
+    items = [(f"i{i}", [f"{licence} {' '.join(f'w{i}-{k}' for k in range(30))}"]) for i in range(12)]
+    index = build_index([("code", [*items, ("d", [QUESTION])])], allowance=10)
+    found = hits_of([f"{licence} number {i}" for i in range(3)] + [QUESTION], index)
+    assert [row["item"] for row in found] == [None] * 3 + ["d"]
 
 
 def test_nothing_to_find() -> None:
     for index in (build_index([]), build_index([("empty", [("a", []), ("b", ["yes"])])])):
-        table = hits(matches(large(["some text", ""]), index), 2, index)
-        assert table["ngrams"].to_pylist() == [0, 0]
+        assert [row["ngrams"] for row in hits_of(["some text", ""], index)] == [0, 0]
         assert report([], index).num_rows == 0
 
 
@@ -139,9 +142,9 @@ def test_items_of_every_format(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('q,c\n"Wo?\nDa",x\ne\u0301,\n')
     (tmp_path / "a.txt").write_text("Wo?\n\nDa\n")
     for name in ("a.jsonl", "a.parquet"):
-        want = [(f"{name}#0", ["Wo?\nDa", "x", "y"]), (f"{name}#1", ["\u00e9"])]
+        want = [(0, ["Wo?\nDa", "x", "y"]), (1, ["\u00e9"])]
         assert list(read_items(tmp_path / name, ["q", "c"])) == want
-    assert list(read_items(tmp_path / "a.csv", ["q"])) == [("a.csv#0", ["Wo?\nDa"]), ("a.csv#1", ["\u00e9"])]
+    assert list(read_items(tmp_path / "a.csv", ["q"])) == [(0, ["Wo?\nDa"]), (1, ["\u00e9"])]
     assert [t for _, t in read_items(tmp_path / "a.txt", [])] == [["Wo?\n"], ["Da\n"]]
 
 

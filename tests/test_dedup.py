@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.data.dedup import arrays, exact, hashes, paragraphs
-from groundup.data.dedup.shingles import ngram_hashes, tokenize
+from groundup.data.dedup.shingles import tokenize
 
 # The first example of a test may wait for the kernel to be compiled.
 COMPILING = settings(deadline=None, max_examples=60)
@@ -68,20 +68,6 @@ def test_tokens_are_words_and_single_characters(texts: list[str]) -> None:
 
 
 @COMPILING
-@given(TEXTS, st.integers(1, 6))
-def test_ngrams_are_equal_where_their_tokens_are(texts: list[str], n: int) -> None:
-    tokens = tokenize(sliced(texts))
-    got = ngram_hashes(tokens, n)
-    want: list[tuple[int, ...]] = []
-    for i in range(len(texts)):
-        own = tokens.hashes[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
-        runs = [tuple(own[k : k + n]) for k in range(len(own) - n + 1)]
-        assert got.offsets[i + 1] - got.offsets[i] == len(runs)
-        want += runs
-    assert len({*zip(got.hashes.tolist(), want, strict=True)}) == len({*want}) == len({*got.hashes.tolist()})
-
-
-@COMPILING
 @given(TEXTS)
 def test_content_hashes_are_xxh3_of_the_bytes(texts: list[str]) -> None:
     got = hashes.content_hashes(sliced(texts))
@@ -107,19 +93,15 @@ def _shards(folder: Path, keys: list[list[int]]) -> list[Path]:
 def test_duplicates_keep_the_first(tmp_path_factory, keys, partitions, random) -> None:  # type: ignore[no-untyped-def]
     files = _shards(tmp_path_factory.mktemp("hashes"), keys)
     documents = [((s << 32) | r, v) for s, values in enumerate(keys) for r, v in enumerate(values)]
-    kept = sorted(random.sample([d for d, _ in documents], len(documents) // 2)) if documents else []
-    for subset in (None, kept):
-        first: dict[int, int] = {}
-        want = []
-        for document, value in documents:
-            if subset is None or document in subset:
-                twin = first.setdefault(value, document)
-                want += [(document, twin)] if twin != document else []
-        numbers = None if subset is None else np.array(subset, np.uint64)
-        random.shuffle(files)
-        got = [exact.duplicates(files, p, partitions, numbers) for p in range(partitions)]
-        assert sorted(map(tuple, np.concatenate(got).tolist())) == want
-        assert all((np.diff(g[:, 0].astype(np.int64)) > 0).all() for g in got)
+    first: dict[int, int] = {}
+    want = []
+    for document, value in documents:
+        twin = first.setdefault(value, document)
+        want += [(document, twin)] if twin != document else []
+    random.shuffle(files)
+    got = [exact.duplicates(files, p, partitions) for p in range(partitions)]
+    assert sorted(map(tuple, np.concatenate(got).tolist())) == want
+    assert all((np.diff(g[:, 0].astype(np.int64)) > 0).all() for g in got)
 
 
 def test_partitions_are_chosen_by_memory() -> None:
@@ -167,10 +149,11 @@ def slow_passages(text: str, unit: int) -> list[str]:
 @COMPILING
 @given(st.lists(st.text("ab中é \n", max_size=60), max_size=6), st.sampled_from([1, 2]), st.integers(1, 4), st.randoms())
 def test_passages_are_found_and_dropped(texts, unit, shortest, random) -> None:  # type: ignore[no-untyped-def]
-    found, counts = paragraphs.passage_hashes(sliced(texts), unit, shortest)
+    found, sizes, counts = paragraphs.passage_hashes(sliced(texts), unit, shortest)
     pieces = [slow_passages(t, unit) for t in texts]
     counted = [[p for p in piece if len(p.strip(" \n")) >= shortest] for piece in pieces]
     assert counts.tolist() == [len(c) for c in counted]
+    assert sizes.tolist() == [len(p.encode()) for c in counted for p in c]
     stripped = [p.strip(" \n") for c in counted for p in c]
     keys = list(map(tuple, found.tolist()))
     assert len({*zip(keys, stripped, strict=True)}) == len({*stripped}) == len({*keys})
@@ -189,7 +172,7 @@ def test_repeated_paragraphs_go_from_the_whole_corpus(tmp_path: Path) -> None:
     shards = [["A long first line\n\nshared boilerplate", "other\n\nshared boilerplate\n\nend"], ["shared boilerplate"]]
     files, counts = [], []
     for shard, texts in enumerate(shards):
-        found, _ = paragraphs.passage_hashes(large(texts), paragraphs.PARAGRAPH, 5)
+        found, _, _ = paragraphs.passage_hashes(large(texts), paragraphs.PARAGRAPH, 5)
         files.append(tmp_path / f"{shard}.npy")
         counts.append(len(found))
         exact.scatter(found, arrays.document_numbers(shard, len(found)), files[-1])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
 import signal
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import groundup
+from groundup.data.execute import task as task_module
 from groundup.data.execute.executor import executor
 from groundup.data.execute.task import Task, finished, perform, sweep
 from groundup.errors import UserError
@@ -38,7 +42,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 def run(kind: str, root: Path, tasks: list[Task]) -> list[bool]:
     """Whether each was done before."""
-    with executor(kind, root, 2, 0) as execute:
+    with executor(kind, root, 2) as execute:
         found = {done.name: done for done in execute(tasks)}
     assert [found[task.name].result["sum"] for task in tasks] == [70 * n + 21 for n in range(len(tasks))]
     assert all(done.parts == {"counting": [0.5, 0.25]} for done in found.values())
@@ -84,9 +88,15 @@ def test_a_task_is_done_again_when_anything_it_depends_on_changed(tmp_path: Path
     assert times(task) == 5
 
 
+@pytest.mark.slow
+def test_a_task_that_ray_loses_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="Ray lost a task"), executor("ray", tmp_path, 1) as execute:
+        list(execute([*counting(2), Task("s", "a", f"{WORK}:killed", {})]))
+
+
 @pytest.mark.parametrize("kind", ["process", "pool", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_users_mistake_comes_out_whole_and_leaves_nothing(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught, executor(kind, tmp_path, 2, 0) as execute:
+    with pytest.raises(UserError) as caught, executor(kind, tmp_path, 2) as execute:
         list(execute([Task("s", "a", f"{WORK}:mistaken", {})]))
     assert str(caught.value) == "corpus.jsonl:3: is no number; expected a number. Mend it"
     assert files(tmp_path) == {}
@@ -96,14 +106,14 @@ def test_a_killed_process_of_the_pool_is_told(tmp_path: Path) -> None:
     tasks = [*counting(2), Task("s", "a", f"{WORK}:killed", {})]
     with (
         pytest.raises(RuntimeError, match=r"was killed.*the same command goes on"),
-        executor("pool", tmp_path, 1, 0) as execute,
+        executor("pool", tmp_path, 1) as execute,
     ):
         list(execute(tasks))
     assert all(finished(task, tmp_path) for task in tasks[:2])
 
 
 def _pooled(root: Path, seconds: float) -> None:
-    with executor("pool", root, 2, 0) as execute:
+    with executor("pool", root, 2) as execute:
         list(execute([Task("s", str(n), f"{WORK}:sleeping", {"seconds": seconds}) for n in range(2)]))
 
 
@@ -127,7 +137,7 @@ def _traced(root: Path, trace: Path) -> list[Task]:
 
 
 def _run_traced(root: Path, trace: Path) -> None:
-    with executor("process", root, 1, 0) as execute:
+    with executor("process", root, 1) as execute:
         list(execute(_traced(root, trace)))
 
 
@@ -162,3 +172,16 @@ def test_sweeping_removes_what_no_task_makes_any_more(tmp_path: Path) -> None:
     (tmp_path / "count" / ".000.17.abcd").mkdir()
     sweep(tmp_path, {"count": {"000", "002"}})
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/*")) == ["count/000", "count/002"]
+
+
+def test_a_manifest_says_what_was_made_from_what_by_which_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (task,) = counting(1)
+    perform(task, tmp_path)
+    manifest = json.loads((task.folder(tmp_path) / "manifest.json").read_text())
+    assert manifest["arguments"] == {"start": 0, "count": 7}
+    assert manifest["versions"]["pyarrow"] == version("pyarrow")
+    assert manifest["versions"]["groundup"] == groundup.__version__
+    assert finished(task, tmp_path)
+    # Another version of a library makes other files.
+    monkeypatch.setattr(task_module, "versions", lambda: {**manifest["versions"], "pyarrow": "0"})
+    assert finished(task, tmp_path) is None

@@ -15,10 +15,21 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from groundup.data.read.files import Document, Malformed, count_bytes, read_documents, split_text
+from groundup.data.read.malformed import Malformed
+from groundup.data.read.pieces import split_text
 from groundup.data.read.sources import SourceFile
 from groundup.recipe.language import Source
-from tests.reading import csv_bytes, documents_of, jsonl, parquet_bytes, refusal, store, texts_of
+from tests.reading import (
+    Document,
+    csv_bytes,
+    documents_of,
+    jsonl,
+    parquet_bytes,
+    read_documents,
+    refusal,
+    store,
+    texts_of,
+)
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=8)
 TRICKY = ["", 'a "quoted"\nline, and\r\nmore\r', "\x00", "é\u2028\U0001f600", "\ufeff", " ", '"', "\n"]
@@ -115,7 +126,7 @@ def test_the_bytes_told_are_those_on_disk(tmp_path: Path, name: str) -> None:
     file = SourceFile(path, name, "src")
     told: list[int] = []
     list(read_documents(file, Source(path=str(path)), Malformed(), told.append))
-    assert sum(told) == count_bytes(file) == path.stat().st_size
+    assert sum(told) == file.state()[0] == path.stat().st_size
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.txt"])
@@ -129,7 +140,7 @@ def test_documents_come_before_the_file_is_read(tmp_path: Path, name: str) -> No
     source = Source(path=str(path), split_on="\n" if name == "a.txt" else None)
     documents = read_documents(file, source, Malformed(), told.append)
     next(documents)
-    assert sum(told) < count_bytes(file) / 2
+    assert sum(told) < file.state()[0] / 2
 
 
 def random_hex(seed: int) -> str:

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from groundup.data.read.files import Malformed, read_documents
+from groundup.data.read.malformed import Malformed
 from groundup.data.read.slices import DOCUMENTS, Slice, read_slice, slice_files
 from groundup.data.read.sources import SourceFile
 from groundup.errors import UserError
 from groundup.recipe.language import Source
-from tests.reading import csv_bytes, documents_of, jsonl, parquet_bytes, store
+from tests.reading import csv_bytes, documents_of, jsonl, parquet_bytes, read_documents, store
 
 TEXTS = [f"text {i} " + "é\n\r\n中" * (i % 7) for i in range(60)]
 
@@ -191,3 +191,52 @@ def test_batches_are_of_a_few_megabytes(tmp_path: Path) -> None:
     batches = list(read_slice(one, source, Malformed()))
     assert len(batches) == 5
     assert max(batch.nbytes for batch in batches) < 6 << 20
+
+
+def damaged_files(folder: Path) -> dict[str, int]:
+    """Files whose rest can't be read, and the line (of Parquet, the row) where that begins."""
+    texts = [f"number {n * n}" for n in range(4000)]
+    (folder / "a.txt").write_bytes(b"one\ntwo caf\xe9\n")
+    (folder / "b.csv").write_bytes(b"text,n\n" + b"sound and long,1\n" * 3000 + b"caf\xe9,2\n")
+    store(folder / "c.jsonl.gz", jsonl(texts))
+    cut = (folder / "c.jsonl.gz").read_bytes()
+    (folder / "c.jsonl.gz").write_bytes(cut[: len(cut) // 2])
+    pq.write_table(pa.table({"text": texts}), folder / "d.parquet", compression="gzip", row_group_size=1000)
+    content = bytearray((folder / "d.parquet").read_bytes())
+    place = len(content) * 7 // 12  # in the third row group
+    content[place : place + 200] = bytes(200)
+    (folder / "d.parquet").write_bytes(content)
+    (folder / "e.parquet").write_bytes(b"PAR1 and nothing else")
+    return {"a.txt": 2, "b.csv": 3002, "c.jsonl.gz": 0, "d.parquet": 1793, "e.parquet": 1}
+
+
+def test_the_rest_of_a_damaged_file_is_one_malformed_record(tmp_path: Path) -> None:
+    lines = damaged_files(tmp_path)
+    source = Source(path=str(tmp_path))
+    log = tmp_path.parent / f"{tmp_path.name}.log"
+    with Malformed(log) as malformed:
+        rows = rows_of(slice_files(files_in(tmp_path), source, 10**9), source, malformed)
+    entries = {entry["file"]: entry for entry in map(json.loads, log.read_text().splitlines())}
+    assert list(entries) == list(lines)
+    kept = {name: sum(row["file"] == name for row in rows) for name in lines}
+    # Of 2000 sound rows those that were not decoded together with a damaged one.
+    assert (kept["a.txt"], kept["d.parquet"], kept["e.parquet"]) == (0, 7 * 256, 0)
+    assert 3000 - 8192 // len("sound and long,1\n") <= kept["b.csv"] <= 3000
+    assert 1000 < kept["c.jsonl.gz"] < 3000
+    for name, line in lines.items():
+        wanted = kept[name] + 1 if name == "c.jsonl.gz" else line
+        assert entries[name]["line"] == wanted, name
+        assert "the rest of the file is left out" in entries[name]["reason"]
+    with pytest.raises(UserError, match=r"5 of \d+ records can't be read"):
+        malformed.check(0.0004)
+
+
+def test_malformed_records_are_kept(tmp_path: Path) -> None:
+    store(tmp_path / "a.jsonl", b'{"text": "one"}\n{"text": caf\xe9\n')
+    store(tmp_path / "b.csv", b"text,n\nx,1,2\n")
+    log = tmp_path / "log"
+    source = Source(path=str(tmp_path))
+    with Malformed(log) as malformed:
+        rows_of(slice_files(files_in(tmp_path)[:2], source, 10**9), source, malformed)
+    records = [json.loads(line)["record"] for line in log.read_text().splitlines()]
+    assert records == ['{"text": caf\\xe9\n', "x,1,2"]

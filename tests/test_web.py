@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from groundup.data.read.files import Malformed
+from groundup.data.read.malformed import Malformed
 from groundup.data.read.slices import read_slice, slice_files
 from groundup.data.read.sources import SourceFile
 from groundup.recipe.language import Source

@@ -13,8 +13,9 @@ from groundup.rundir import RunDir
 
 def shards(root: Path) -> Iterator[Shard]:
     """The document shards under the root of all stages, in order."""
-    for folder in sorted((root / "read").glob("[0-9]*")):  # others are what killed tasks left half-made
-        yield Shard(root, int(folder.name))
+    # Other folders are what killed tasks left half-made.
+    for number in sorted(int(folder.name) for folder in (root / "read").glob("[0-9]*")):
+        yield Shard(root, number)
 
 
 def iterate_texts(run: RunDir, split: str) -> Iterator[tuple[str, str]]:
@@ -25,16 +26,16 @@ def iterate_texts(run: RunDir, split: str) -> Iterator[tuple[str, str]]:
 
 
 def outcomes(run: RunDir) -> Iterator[dict[str, Any]]:
-    """Of every document that was read: id, reason (None: it is kept), split, and the id of the twin that stays in its
-    place. For small runs: twins are looked up one by one."""
+    """Of every document that was read: id, reason (None: it is kept), split, and the id of the twin for which it went.
+    For small runs: twins are looked up one by one."""
     for shard in shards(run.stages):
         ids = shard.table("read", "documents.parquet", ["id"])["id"].to_pylist()
-        for name, decision in zip(ids, shard.table("split", "decisions.parquet").to_pylist(), strict=True):
+        for name, decision in zip(ids, shard.decisions().to_pylist(), strict=True):
             twin = None if decision["twin"] is None else _name(shard.root, decision["twin"])
             yield {"id": name, "reason": decision["reason"], "split": decision["split"], "twin": twin}
         if shard.file("read", "dropped.parquet").exists():
             for row in shard.table("read", "dropped.parquet").to_pylist():
-                yield {**row, "split": None, "twin": None}
+                yield {"id": row["id"], "reason": row["reason"], "split": None, "twin": None}
 
 
 def _name(root: Path, number: int) -> str:

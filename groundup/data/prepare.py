@@ -10,28 +10,33 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from groundup import __version__
-from groundup.console import say, size
-from groundup.data.execute.executor import cores, executor
-from groundup.data.execute.task import Done, drop_damaged, sweep
+from groundup.console import Bar, say, size
+from groundup.data.execute.executor import choose, cores, executor
+from groundup.data.execute.task import Done, drop_damaged, sweep, versions
 from groundup.data.explain import look
 from groundup.data.read.slices import Slice, slice_files
-from groundup.data.read.sources import SourceFile, resolve, source_name
-from groundup.data.stages import decide, duplicates, evaluations, filter, near, passages, read, tokenize
+from groundup.data.read.sources import SourceFile, named, resolve
+from groundup.data.stages import decide, evaluations, filter, leaks, passages, read, recall, tokenize
 from groundup.data.stages.decide import SPLITS
+from groundup.data.stages.judge import judge
 from groundup.data.stages.read import MALFORMED
 from groundup.data.stages.run import Stages, share_out, table
 from groundup.data.tokens.shards import check_room, token_dtype
 from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.errors import UserError
-from groundup.recipe.language import LanguageRecipe
+from groundup.recipe.language import Data, LanguageRecipe
 from groundup.recipe.load import LoadedRecipe
 from groundup.rundir import RunDir, fingerprint, read_json, write_atomically
 
-PROCESS_BYTES = 400 << 20  # what a process of this step takes at least, with its libraries
+PROCESS_BYTES = 600 << 20  # what a process of this step takes, with its libraries
+# What a range of hashes may take that a task looks at; the same for any number of processes, so that another number
+# makes the same files.
+PARTITION_BYTES = 256 << 20
 
 
 def cache_folder() -> Path:
@@ -53,7 +58,7 @@ def find_files(loaded: LoadedRecipe) -> list[list[SourceFile]]:
             where="data.sources",
             expected='at least one, for example sources = [{ path = "corpus/*.jsonl" }]',
         )
-    return [resolve(source, loaded.base, cache_folder()) for source in sources]
+    return [resolve(source, loaded.base, cache_folder()) for source in named(sources)]
 
 
 def inputs(loaded: LoadedRecipe, files: list[list[SourceFile]]) -> str:
@@ -62,7 +67,11 @@ def inputs(loaded: LoadedRecipe, files: list[list[SourceFile]]) -> str:
     tokenizer = Tokenizer(Path(recipe.tokenizer.path)).sha256 if recipe.tokenizer.path else None
     stats = [[(f.name, *f.state()) for f in group] for group in files]
     data = recipe.data.model_dump(exclude={"memory", "workers"})
-    return fingerprint([__version__, data, recipe.tokenizer.model_dump(), recipe.seed, tokenizer, stats])
+    section = recipe.data.decontaminate
+    evaluation = evaluations.state(evaluations.files_of(section, loaded.base)) if section is not None else None
+    code = filter.code(recipe.data, loaded.base)
+    tokenizing = [recipe.tokenizer.model_dump(), tokenizer]
+    return fingerprint([versions(), data, tokenizing, recipe.seed, stats, evaluation, code])
 
 
 def prepare(
@@ -70,92 +79,108 @@ def prepare(
 ) -> dict[str, Any]:
     """Do what is to be done of all stages, on the executor named. Returns the manifest."""
     data = _recipe(loaded).data
-    slices = [
-        (number, piece)
-        for number, (source, group) in enumerate(zip(data.sources, files, strict=True))
-        for piece in slice_files(group, source, data.slice_size.bytes)
-    ]
-    workers = max(1, min(data.workers or cores(), data.memory.bytes // PROCESS_BYTES))
     root = run.stages
     root.mkdir(exist_ok=True)
     if (read_json(run.data / "manifest.json") or {}).get("inputs") == inputs:
         drop_damaged(root)  # what is made again although it is there is so because something of it is damaged
-    with executor(kind, root, workers, sum(piece.bytes for _, piece in slices)) as execute:
-        stages = Stages(execute)
-        tokenizer, tokens, split = _stages(loaded, stages, slices, data.memory.bytes // workers, root)
-    manifest = _manifest(loaded, files, stages, tokenizer, tokens, split)
+    slices = _sliced(data, files, root)
+    # This process is one too.
+    workers = max(1, min(data.workers or cores(), data.memory.bytes // PROCESS_BYTES - 1))
+    kind = choose(kind, workers, sum(piece.bytes for _, piece in slices))
+    with executor(kind, root, workers) as execute:
+        stages = Stages(execute, root, 1 if kind == "process" else workers)
+        made = _stages(loaded, stages, slices, root)
+    manifest = _manifest(loaded, files, stages, made)
     manifest["inputs"] = inputs
     check_length(_recipe(loaded).train.sequence_length, manifest)
-    _put_into_place(run, _recipe(loaded), manifest, tokenizer, tokens)
     sweep(root, stages.tasks)
+    _put_into_place(run, _recipe(loaded), manifest, made)
     say(table(list(stages.by_name.values())))
+    if manifest["peak_memory_mb"] > data.memory.bytes / (1 << 20):
+        say(
+            f"this took {manifest['peak_memory_mb']:,.0f} MB of memory at the most, more than data.memory allows "
+            f"({data.memory}); fewer data.workers or a smaller data.slice_size take less"
+        )
     return manifest
 
 
-def _stages(
-    loaded: LoadedRecipe, stages: Stages, slices: Sequence[tuple[int, Slice]], memory: int, root: Path
-) -> tuple[Done, list[Done], list[Done]]:
-    """All stages in their order. `memory`: bytes that a task may take. What training the tokenizer, tokenizing and
-    splitting made."""
+def _sliced(data: Data, files: list[list[SourceFile]], root: Path) -> list[tuple[int, Slice]]:
+    """The slices of all sources, each with its source's number. Kept, since large files are read to find them."""
+    path = root / "slices.json"
+    kept = read_json(path) or {}
+    found: dict[str, list[Slice]] = {}
+    keys = []
+    with Bar("slice", sum(file.state()[0] for group in files for file in group)) as bar:
+        for source, group in zip(data.sources, files, strict=True):
+            state = [[file.name, file.source, str(file.place), *file.state()] for file in group]
+            keys.append(fingerprint([versions(), state, source.model_dump(), data.slice_size.bytes]))
+            if keys[-1] in kept:
+                found[keys[-1]] = [Slice.from_dict(piece) for piece in kept[keys[-1]]]
+            else:
+                found[keys[-1]] = slice_files(group, source, data.slice_size.bytes, bar.advance)
+    if found.keys() != kept.keys():
+        write_atomically(path, json.dumps({key: [piece.as_dict() for piece in found[key]] for key in found}))
+    return [(number, piece) for number, key in enumerate(keys) for piece in found[key]]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the stages made: the tokenizer, token files, of each shard the parts that are left, and what else the
+    manifest tells of them."""
+
+    tokenizer: Done
+    tokens: list[Done]
+    left: list[Done]
+    told: dict[str, Any]
+
+
+def _stages(loaded: LoadedRecipe, stages: Stages, slices: Sequence[tuple[int, Slice]], root: Path) -> Made:
+    """All stages in their order."""
     recipe = _recipe(loaded)
     data = recipe.data
+    memory = min(data.memory.bytes, PARTITION_BYTES)
+    if filter.wanted(data):
+        filter.check_tags(data, loaded.base)
     for name in ("read", "clean"):
         _ = stages[name]
     done = stages.run(read.tasks(data, slices), "read")
     share_out(stages, "read", "clean", done)
-    read.account(stages, done)
+    taken = read.account(stages, done)
     read.check_malformed(data, root, done)
-    dropping, made = [], [[task.output] for task in done]
-
-    def add(stage: str, outputs: Sequence[str]) -> None:
-        dropping.append(stage)
-        for before, output in zip(made, outputs, strict=True):
-            before.append(output)
-
-    if filter.wanted(data):
-        tagged = stages.run(filter.tag_tasks(data, loaded.base, done), "filter")
-        filtered = stages.run(filter.filter_tasks(data, tagged), "filter")
-        add("filter", [task.output for task in filtered])
-    if data.deduplicate:
-        found = duplicates.exact(stages, "filter" in dropping, done, made, memory)
-        add("exact_dedup", [found] * len(done))
-    if data.near_duplicates is not None:
-        found = near.run(stages, data.near_duplicates, dropping, done, made, memory, recipe.seed)
-        add("near_dedup", [found] * len(done))
-    if data.decontaminate is not None:
-        hits = evaluations.run(stages, data.decontaminate, loaded.base, done)
-        add("decontaminate", [task.output for task in hits])
-    share = data.decontaminate.share if data.decontaminate is not None else None
-    tasks = decide.tasks(
-        dropping, share, recipe.seed, data.validation_fraction, done, [fingerprint(before) for before in made]
-    )
-    split = stages.run(tasks, "split")
-    decide.account(stages, dropping, split)
-    _check_parts(stages, split)
-    repeats = tokenize.Repeats()
+    judged = judge(stages, data, loaded.base, recipe.seed, done, memory)
+    told: dict[str, Any] = {"taken_out": taken}
+    if judged.evaluations is not None:
+        told["evaluations"] = judged.evaluations
+    if data.recall_check:
+        told["recall"] = stages.run([recall.task(data, recipe.seed, done)], "recall")[0].result
+        del stages.by_name["recall"]
+    drawn = judged.drawn
+    limit = decide.threshold(data.validation_fraction, drawn)
+    leaked = leaks.run(stages, limit, done, drawn)
+    told["validation_overlap"] = {**leaked.result, "rule": data.validation_overlap}
+    split = stages.run(decide.split_tasks(limit, leaked.output, data.validation_overlap, done, drawn), "split")
+    decide.account(stages, judged.dropping, drawn, split)
+    left = tokenize.Texts(split)
     if data.duplicate_paragraphs is not None:
-        found = passages.run(stages, data.duplicate_paragraphs, split, memory)
-        repeats = tokenize.Repeats(found, data.duplicate_paragraphs)
-    task = tokenize.tokenizer_task(recipe.tokenizer, recipe.seed, split, repeats)
+        left = tokenize.Texts(*passages.run(stages, data.duplicate_paragraphs, done, split, memory))
+        passages.account(stages, split, left.parts)
+    _check_parts(stages, left.parts)
+    task = tokenize.tokenizer_task(recipe.tokenizer, recipe.seed, left)
     tokenizer = stages.run([task], "train_tokenizer")[0]
     if recipe.tokenizer.path is not None:
         del stages.by_name["train_tokenizer"]
     vocabulary = tokenizer.result["vocab_size"]
     _check_vocabulary(recipe, vocabulary)
-    total = {key: sum(_parts(task, key) for task in split) for key in ("documents", "bytes")}
+    totals = [decide.total(part) for part in left.parts]
+    total = {key: sum(part[key] for part in totals) for key in ("documents", "bytes")}
     # At least one byte of text makes a token, and each document has up to two more.
     check_room(root, (total["bytes"] + 2 * total["documents"]) * token_dtype(vocabulary).itemsize)
     sources = [number for number, _ in slices]
-    tokens = stages.run(tokenize.tasks(recipe.tokenizer.encoder, tokenizer, sources, split, repeats), "tokenize")
-    encoded = {"documents": total["documents"], "bytes": sum(task.result["bytes"] for task in tokens)}
-    if data.duplicate_paragraphs is not None:
-        stages["paragraph_dedup"].count(total, encoded, {})
-    stages["tokenize"].count(encoded, encoded, {})
-    return tokenizer, tokens, split
-
-
-def _parts(split: Done, key: str) -> int:
-    return sum(part[key] for part in split.result["splits"].values())
+    tokens = stages.run(tokenize.tasks(recipe.tokenizer.encoder, tokenizer, sources, left), "tokenize")
+    stages["tokenize"].count(total, total, {})
+    if tokens[0].result["fallback"]:
+        say(f"encoded by the slower tokenizers: {tokens[0].result['fallback']}")
+    return Made(tokenizer, tokens, list(left.parts), told)
 
 
 def _check_vocabulary(recipe: LanguageRecipe, entries: int) -> None:
@@ -168,7 +193,7 @@ def _check_vocabulary(recipe: LanguageRecipe, entries: int) -> None:
         )
 
 
-def _check_parts(stages: Stages, split: Sequence[Done]) -> None:
+def _check_parts(stages: Stages, left: Sequence[Done]) -> None:
     """Raise UserError where nothing is left, or a part is empty."""
     if not stages["split"].documents_out:
         dropped = {reason: n for stage in stages.by_name.values() for reason, n in stage.dropped.items()}
@@ -178,7 +203,7 @@ def _check_parts(stages: Stages, split: Sequence[Done]) -> None:
             advice=f"The sources are empty, or every document was dropped: {dropped}",
         )
     for part in SPLITS:
-        if not any(task.result["splits"][part]["documents"] for task in split):
+        if not any(task.result["splits"][part]["documents"] for task in left):
             raise UserError(
                 f"the {part} part is empty: {stages['split'].documents_out} document(s) were split by hash",
                 where="data.validation_fraction",
@@ -188,19 +213,17 @@ def _check_parts(stages: Stages, split: Sequence[Done]) -> None:
             )
 
 
-def _put_into_place(
-    run: RunDir, recipe: LanguageRecipe, manifest: dict[str, Any], tokenizer: Done, tokens: Sequence[Done]
-) -> None:
+def _put_into_place(run: RunDir, recipe: LanguageRecipe, manifest: dict[str, Any], made: Made) -> None:
     """Make `data/` anew beside the old one, and put it in its place."""
     root = run.stages
     partial, old = run.path / "data.partial", run.path / "data.old"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    manifest["files"] = tokenize.gather(tokens, partial / "tokens")
+    manifest["files"] = tokenize.gather(made.tokens, partial / "tokens")
     # What the batch stream depends on, not which versions of libraries made it.
     tokens_made = [[file[key] for key in ("name", "tokens", "xxh3_128")] for file in manifest["files"]]
     manifest["fingerprint"] = fingerprint([tokens_made, manifest["tokenizer"]["sha256"], manifest["dtype"]])
-    Tokenizer(tokenizer.folder).save(partial / "tokenizer")
+    Tokenizer(made.tokenizer.folder).save(partial / "tokenizer")
     if (root / MALFORMED).exists():
         shutil.copyfile(root / MALFORMED, partial / MALFORMED)
     write_atomically(partial / "look.json", json.dumps(look.look(root, recipe)))
@@ -216,19 +239,18 @@ def _manifest(
     loaded: LoadedRecipe,
     files: list[list[SourceFile]],
     stages: Stages,
-    tokenizer: Done,
-    tokens: Sequence[Done],
-    split: Sequence[Done],
+    made: Made,
 ) -> dict[str, Any]:
     recipe = _recipe(loaded)
+    tokenizer = made.tokenizer.result
 
     def total(key: str, part: str | None = None, source: int | None = None) -> int:
-        entries = [task.result for task in tokens]
+        entries = [task.result for task in made.tokens]
         return sum(e[key] for e in entries if part in (None, e["split"]) and source in (None, e["source"]))
 
     splits = {
         part: {
-            "documents": sum(task.result["splits"][part]["documents"] for task in split),
+            "documents": sum(task.result["splits"][part]["documents"] for task in made.left),
             "bytes": total("bytes", part=part),
             "tokens": total("tokens", part=part),
         }
@@ -236,7 +258,7 @@ def _manifest(
     }
     sources = [
         {
-            "name": source_name(source),
+            "name": source.name,
             "path": source.path,
             "sha256": source.sha256,
             "files": len(files[n]),
@@ -246,19 +268,22 @@ def _manifest(
             "weight": source.weight,
             "epochs": source.epochs,
         }
-        for n, source in enumerate(recipe.data.sources)
+        for n, source in enumerate(named(recipe.data.sources))
     ]
     return {
         "groundup": __version__,
         "tokens": total("tokens"),
-        "dtype": token_dtype(tokenizer.result["vocab_size"]).str,
+        "dtype": token_dtype(tokenizer["vocab_size"]).str,
         "splits": splits,
         "sources": sources,
         "tokenizer": {
-            **tokenizer.result,
+            **tokenizer,
+            **{key: made.tokens[0].result[key] for key in ("encoder", "fallback", "unicode")},
             "path": recipe.tokenizer.path,
             "bytes_per_token": round(total("bytes") / total("tokens"), 4),
         },
+        "versions": versions(),
+        **made.told,
         "stages": [stage.as_dict() for stage in stages.by_name.values()],
         "peak_memory_mb": stages.peak_memory_mb(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -61,7 +61,7 @@ class Decontamination(Section):
     files: list[str] = Field(description="evaluation files: paths or globs of .jsonl, .csv, .parquet, .txt")
     fields: list[str] = Field(["text"], description="the fields with text in them, of files of records")
     ngram: PositiveInt = Field(13, description="words of an n-gram; characters in Chinese, Japanese and Korean")
-    share: Fraction = Field(0.5, description="drop a document with more than this share of an item's n-grams")
+    share: Fraction = Field(0.5, description="drop a document with this share of an item's n-grams or more")
     common: PositiveInt = Field(
         10, description="an n-gram in more evaluation items than this is common and condemns no document"
     )
@@ -73,6 +73,9 @@ class Data(Section):
     sources: list[Source] = Field(default_factory=list, description="where the documents come from")
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05, description="share of the documents kept apart, chosen by hash"
+    )
+    validation_overlap: Literal["drop", "move", "keep"] = Field(
+        "drop", description="what becomes of validation documents most of whose text stands in the training part too"
     )
     max_malformed_fraction: Fraction = Field(
         0.01, description="stop when more than this share of the records can't be read"
@@ -94,6 +97,9 @@ class Data(Section):
     )
     near_duplicates: NearDuplicates | None = Field(None, description=NearDuplicates.__doc__)
     decontaminate: Decontamination | None = Field(None, description=Decontamination.__doc__)
+    recall_check: bool = Field(
+        True, description="plant copies, contaminations and personal data beside the data, and tell what share is found"
+    )
     memory: SizeField = Field(Size(4 << 30), description="what all processes of this step may take together")
     workers: PositiveInt | None = Field(None, description="processes; default: as many as there are cores")
     slice_size: SizeField = Field(Size(32 << 20), description="about how much of the sources one task takes in")
@@ -103,7 +109,11 @@ class Tokenizer(Section):
     """Byte-level BPE trained on the training part, or a tokenizer that exists."""
 
     path: str | None = Field(None, description="folder with a Hugging Face tokenizer.json; default: train one")
-    vocab_size: PositiveInt = Field(4096, ge=264, description="entries of a trained tokenizer, special ones included")
+    vocab_size: PositiveInt = Field(
+        4096,
+        ge=264,
+        description="entries of a trained tokenizer, special ones included; fewer where the text has too few pairs",
+    )
     max_training_bytes: int = Field(
         50_000_000,
         ge=1,
@@ -166,6 +176,14 @@ class LanguageServe(Serve):
     max_waiting: PositiveInt = Field(64, description="requests that may wait for a slot before new ones get 429")
 
 
+def tagger_path(name: str, absolute: Callable[[str], str]) -> str:
+    """The name of a tagger with the path of its file, if it has one, made absolute."""
+    path, colon, function = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return f"{absolute(path)}:{function}"
+    return absolute(name) if name.endswith((".bin", ".ftz", ".onnx")) else name
+
+
 class LanguageRecipe(Recipe):
     """A language model, from raw text to a served model."""
 
@@ -191,7 +209,14 @@ class LanguageRecipe(Recipe):
 
     def with_paths(self, absolute: Callable[[str], str]) -> Self:
         sources = [s.model_copy(update={"path": absolute(s.path)}) for s in self.data.sources]
-        update: dict[str, Section] = {"data": self.data.model_copy(update={"sources": sources})}
+        data: dict[str, Any] = {
+            "sources": sources,
+            "taggers": [tagger_path(name, absolute) for name in self.data.taggers],
+        }
+        if self.data.decontaminate is not None:
+            files = [absolute(file) for file in self.data.decontaminate.files]
+            data["decontaminate"] = self.data.decontaminate.model_copy(update={"files": files})
+        update: dict[str, Section] = {"data": self.data.model_copy(update=data)}
         if self.tokenizer.path is not None:
             update["tokenizer"] = self.tokenizer.model_copy(update={"path": absolute(self.tokenizer.path)})
         return self.model_copy(update=update)

@@ -34,7 +34,7 @@ def data(report: Report) -> Html:
     tokens = [(str(s.get("name", UNKNOWN)), float(number(s.get("tokens")) or 0)) for s in sources]
     if any(value for _, value in tokens):
         graphics.append(bar_chart(sorted(tokens, key=lambda t: -t[1])[:12], title="Tokens by source"))
-    tables = _stages(stages) + _sources(sources) + _splits(manifest)
+    tables = _stages(stages) + _sources(sources) + _splits(manifest) + _checks(manifest)
     return section(
         "data", "Data", f'<div class="charts">{"".join(graphics)}</div>{tables}{_look(report["look"] or {})}'
     )
@@ -54,6 +54,47 @@ def _look(look: dict[str, Any]) -> str:
     shown = fold("How the statistics are spread, and where the rules cut", f'<div class="charts">{charts}</div>')
     table = long_table(["Reason", "Document", "Its beginning"], rows, what="examples", align="lll")
     return (shown if charts else "") + (fold("Examples of documents that were dropped", table) if rows else "")
+
+
+def _checks(manifest: dict[str, Any]) -> str:
+    """What the stages found of what was planted, validation against training, and evaluations in the documents."""
+    parts = []
+    planted = manifest.get("recall")
+    if isinstance(planted, dict) and planted:
+        rows = [
+            (kind, whole(entry.get("planted")), whole(entry.get("found")), _share(entry))
+            for kind, entry in planted.items()
+        ]
+        parts.append(table(["Planted beside the data", "Number", "Found", "Share"], rows))
+    taken = manifest.get("taken_out")
+    if isinstance(taken, dict) and any(taken.values()):
+        parts.append(table(["Taken out in cleaning", "Number"], [(kind, whole(n)) for kind, n in taken.items() if n]))
+    overlap = manifest.get("validation_overlap")
+    if isinstance(overlap, dict):
+        found = f"{whole(overlap.get('found'))} of {whole(overlap.get('checked'))} looked up"
+        parts.append(
+            facts([("Validation documents that stand in the training part", f"{found}: {overlap.get('rule')}")])
+        )
+    told = manifest.get("evaluations")
+    if isinstance(told, dict):
+        sets = [
+            (code(s.get("name", UNKNOWN)), *(whole(s.get(key)) for key in ("items", "found", "unmatched")))
+            for s in records(told.get("sets"))
+        ]
+        parts.append(table(["Evaluation set", "Items", "Found in documents", "Too short or common"], sets))
+        items = [
+            (code(i.get("evaluation_set")), code(i.get("item")), whole(i.get("documents")), plain(i.get("fraction"), 3))
+            for i in records(told.get("items"))
+        ]
+        if items:
+            head = ["Evaluation set", "Item", "Documents", "Largest share"]
+            parts.append(fold("Evaluation items found", long_table(head, items, what="items", align="llrr")))
+    return "".join(parts)
+
+
+def _share(entry: dict[str, Any]) -> str:
+    planted, found = number(entry.get("planted")), number(entry.get("found"))
+    return plain(found / planted, 3) if planted and found is not None else UNKNOWN
 
 
 def _levels(stages: Sequence[dict[str, Any]], what: str) -> list[tuple[str, float]]:
@@ -128,6 +169,8 @@ def _splits(manifest: dict[str, Any]) -> str:
         ("Bytes per token", plain(known.get("bytes_per_token"), 3)),
         ("Tokenizer", code(known.get("path", UNKNOWN))),
         ("Tokenizer's SHA-256", code(known.get("sha256", UNKNOWN))),
+        ("Encoder", code(" ".join(str(known[key]) for key in ("encoder", "fallback") if known.get(key)) or UNKNOWN)),
+        ("Encoder's Unicode", code(known.get("unicode", UNKNOWN))),
         ("Number format of the shards", code(manifest.get("dtype", UNKNOWN))),
         ("Fingerprint", code(manifest.get("fingerprint", UNKNOWN))),
     ]

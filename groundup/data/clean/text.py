@@ -41,7 +41,8 @@ class Cleaned:
     """`texts` in the order they came in, and what was done: counts over all of them.
 
     composed: texts that were not in NFC; repaired: texts with mojibake undone; replacements: U+FFFD characters, which
-    stand where earlier software met bytes it could not read; lines: lines dropped, by rule.
+    stand where earlier software met bytes it could not read; lines: lines dropped, by rule. `dropped`: lines dropped of
+    each text, int64 [N].
     """
 
     texts: pa.LargeStringArray
@@ -49,6 +50,7 @@ class Cleaned:
     repaired: int = 0
     replacements: int = 0
     lines: dict[str, int] = field(default_factory=dict)
+    dropped: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def clean_texts(texts: pa.LargeStringArray, lines: frozenset[str] = frozenset(), repair: bool = False) -> Cleaned:
@@ -70,13 +72,14 @@ def clean_texts(texts: pa.LargeStringArray, lines: frozenset[str] = frozenset(),
     names = [name for name in LINE_RULES if name in lines]
     if len(names) < len(lines):
         raise ValueError(f"no such line rule: {', '.join(sorted(lines - set(names)))}")
-    dropped = np.zeros(len(names), np.int64)
+    dropped = np.zeros((len(texts), len(names)), np.int64)
     new_offsets = np.zeros(len(texts) + 1, np.int64)
     out = np.empty(int(offsets[-1] - offsets[0]) + _BLOCK, np.uint8)
     rules = automaton(tuple(names))
     _clean(offsets, data, _classes(), rules.fold, rules.next, rules.tells, rules.most_words, new_offsets, out, dropped)
     result.texts = from_buffers(new_offsets, out[: new_offsets[-1]])
-    result.lines = {name: int(count) for name, count in zip(names, dropped, strict=True) if count}
+    result.lines = {name: int(count) for name, count in zip(names, dropped.sum(0), strict=True) if count}
+    result.dropped = dropped.sum(1)
     return result
 
 
@@ -221,7 +224,7 @@ def _clean(offsets, data, classes, fold, follow, tells, most_words, new_offsets,
                 if len(most_words):
                     rule = told_by(out, line, w, fold, follow, tells, most_words)
                     if rule >= 0:
-                        dropped[rule] += 1
+                        dropped[row, rule] += 1
                         w = line
                         leading = w == start
                         continue

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,9 @@ class Index:
     item_sets: Array
     lengths: Array
 
-    def item_ngrams(self, common: Array | None = None) -> Array:
-        """How many distinct n-grams each item has, int64 [I], without those marked in `common`, bool [G]."""
-        counted = np.ones(len(self.keys), bool) if common is None else ~common
-        weights = np.repeat(counted, np.diff(self.offsets))
-        return np.bincount(self.postings[weights], minlength=len(self.items))
+    def item_ngrams(self) -> Array:
+        """How many distinct n-grams each item has, int64 [I]."""
+        return np.bincount(self.postings, minlength=len(self.item_sets))
 
 
 def build_index(
@@ -84,31 +82,45 @@ def build_index(
             item_sets.append(set_number)
     shortest = min(shortest, n)
     keys, holders, lengths, prefixes = _item_keys(texts, np.array(owners, np.int64), len(items), n, shortest)
-    pairs = np.unique(np.stack([keys, holders.astype(np.uint64)], axis=1), axis=0)
-    distinct, begins = np.unique(pairs[:, 0], return_index=True)
-    sizes = np.diff(np.append(begins, len(pairs)))
-    rare = sizes <= allowance if allowance else np.ones(len(sizes), bool)
-    postings = pairs[np.repeat(rare, sizes), 1].astype(np.int64)
-    covered = np.bincount(postings, minlength=len(items)) > 0
+    made = ngram_index(keys, holders, len(items), n, allowance)
     unmatched = dict.fromkeys(names, 0)
-    for item_number in np.flatnonzero(~covered):
+    for item_number in np.flatnonzero(made.item_ngrams() == 0):
         unmatched[names[item_sets[item_number]]] += 1
-    keys = distinct[rare]
-    return Index(
-        n=n,
+    return replace(
+        made,
         shortest=shortest,
         sets=names,
         items=items,
         unmatched=unmatched,
+        beginnings=_filter(prefixes),
+        item_sets=np.array(item_sets, np.int32),
+        lengths=lengths,
+    )
+
+
+def ngram_index(keys: Array, holders: Array, items: int, n: int, allowance: int = 0) -> Index:
+    """The index of the n-grams `keys` (uint64 [M], see `run_keys`) of the items `holders` (int64 [M]), with repeats, of
+    one set without a name."""
+    pairs = np.unique(np.stack([keys, holders.astype(np.uint64)], axis=1), axis=0)
+    distinct, begins = np.unique(pairs[:, 0], return_index=True)
+    sizes = np.diff(np.append(begins, len(pairs)))
+    rare = sizes <= allowance if allowance else np.ones(len(sizes), bool)
+    keys = distinct[rare]
+    return Index(
+        n=n,
+        shortest=n,
+        sets=[],
+        items=[],
+        unmatched={},
         common=int((~rare).sum()),
         keys=keys,
         filter=_filter(keys),
-        beginnings=_filter(prefixes),
+        beginnings=_filter(np.empty(0, np.uint64)),
         slots=_slots(keys),
         offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[rare])]).astype(np.int64),
-        postings=postings,
-        item_sets=np.array(item_sets, np.int32),
-        lengths=lengths,
+        postings=pairs[np.repeat(rare, sizes), 1].astype(np.int64),
+        item_sets=np.zeros(items, np.int32),
+        lengths=np.empty(0, np.int64),
     )
 
 
@@ -140,7 +152,7 @@ def _item_keys(texts: list[str], owners: Array, items: int, n: int, shortest: in
     keys, holders, wholes, prefixes = [], [], [], []
     for field in np.flatnonzero(lengths >= n):
         own = tokens.hashes[tokens.offsets[field] : tokens.offsets[field + 1]]
-        keys.append(_run_keys(own, n))
+        keys.append(run_keys(own, n))
         holders.append(np.full(len(keys[-1]), owners[field]))
     starts = np.searchsorted(owners, np.arange(items + 1))
     for item in np.flatnonzero(~long_items):
@@ -178,7 +190,8 @@ def run_key(tokens: Any, start: int, length: int) -> np.uint64:
 
 
 @kernel
-def _run_keys(tokens: Any, length: int) -> Any:
+def run_keys(tokens: Any, length: int) -> Any:
+    """The keys of all runs of so many tokens."""
     keys = np.empty(len(tokens) - length + 1, np.uint64)
     for start in range(len(keys)):
         keys[start] = run_key(tokens, start, length)

@@ -21,8 +21,8 @@ from groundup.errors import UserError
 _MAX_CSV_FIELD = 1 << 26
 
 
-def read_items(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """(FILE#RECORD, the texts of its fields, in NFC) of each item; of a text file, each line that isn't blank.
+def read_items(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """(record, the texts of its fields, in NFC) of each item; of a text file, each line that isn't blank.
 
     A field may be nested, as in `choices.text`; a list gives a text each element. Fields of null or that an item
     doesn't have are passed over. Raises UserError if the file can't be read, or no item has one of the fields.
@@ -43,7 +43,7 @@ def read_items(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, list[st
                     found = list(_texts(item, field.split(".")))
                     missing -= {field} if found else set()
                     texts += found
-            yield f"{path.name}#{record}", [unicodedata.normalize("NFC", text) for text in texts]
+            yield record, [unicodedata.normalize("NFC", text) for text in texts]
     except (*DAMAGE, pa.ArrowException, csv.Error, UnicodeDecodeError, OSError) as error:
         raise UserError(f"can't be read: {error}", where=str(path)) from error
     if missing and kind != "text":

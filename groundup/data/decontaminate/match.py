@@ -1,8 +1,7 @@
 """Which n-grams of the index stand in which documents, and what that says of each document.
 
-`matches` reads the texts and makes a small table, a sidecar. What is common in the corpus, which documents are
-contaminated and by what is then told from those tables alone, so that an allowance may change without a second
-reading.
+`matches` reads the texts and makes a small table. Which documents are contaminated and by what is then told from such
+tables alone, so that another share needs no second reading.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groundup.data.decontaminate.index import Array, Index, finish, may_hold, run_key
+from groundup.data.decontaminate.index import Index, finish, may_hold, run_key
 from groundup.data.dedup.jit import kernel
 from groundup.data.dedup.shingles import Tokens, power, roll, tokenize
 
@@ -112,39 +111,28 @@ def _find(slots: Any, keys: Any, key: Any) -> int:
     return -1
 
 
-def frequencies(found: pa.Table, index: Index) -> Array:
-    """In how many documents of a MATCHES table each n-gram stands, int64 [G]. Shards' counts are summed."""
-    return np.bincount(found["ngram"].to_numpy(), minlength=len(index.keys))
-
-
-def item_hits(found: pa.Table, index: Index, common: Array | None = None) -> pa.Table:
-    """ITEM_HITS: how many of an item's n-grams stand in a document, and what fraction of them that is, by row and item.
-
-    n-grams marked in `common`, bool [G], as `frequencies(...) > allowance` gives it, don't count.
-    """
+def item_hits(found: pa.Table, index: Index) -> pa.Table:
+    """ITEM_HITS: how many of an item's n-grams stand in a document, and what fraction of them that is, by row and
+    item."""
     rows, ngrams = found["row"].to_numpy(), found["ngram"].to_numpy()
-    if common is not None:
-        rows, ngrams = rows[~common[ngrams]], ngrams[~common[ngrams]]
     sizes = np.diff(index.offsets)[ngrams]
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     items = index.postings[np.repeat(index.offsets[ngrams], sizes) + within]
     size = max(1, len(index.items))
     pairs, counts = np.unique(np.repeat(rows, sizes) * size + items, return_counts=True)
     pair_rows, pair_items = np.divmod(pairs, size)
-    fractions = counts / index.item_ngrams(common)[pair_items]
+    fractions = counts / index.item_ngrams()[pair_items]
     columns = (pair_rows, pair_items, counts, fractions)
     return pa.Table.from_arrays([pa.array(column) for column in columns], schema=ITEM_HITS)
 
 
-def hits(found: pa.Table, rows: int, index: Index, common: Array | None = None) -> pa.Table:
-    """HITS, a row for each of `rows` documents: how many contaminated n-grams it has, and the item of which it has
-    the most (of equal ones, that of which it has the larger fraction, then the first), null where it has none."""
-    of_items = item_hits(found, index, common)
-    numbers = found["ngram"].to_numpy()
-    counted = np.ones(len(numbers), bool) if common is None else ~common[numbers]
-    ngrams = np.bincount(found["row"].to_numpy()[counted], minlength=rows)
+def hits(found: pa.Table, of_items: pa.Table, rows: int, index: Index) -> pa.Table:
+    """HITS, from MATCHES and ITEM_HITS, a row for each of `rows` documents: how many n-grams of the index it has, and
+    the item of which it has the largest fraction (of equal ones, that of which it has the most, then the first), null
+    where it has none."""
+    ngrams = np.bincount(found["row"].to_numpy(), minlength=rows)
     row, item, count, fraction = (of_items[name].to_numpy() for name in ITEM_HITS.names)
-    order = np.lexsort((item, -fraction, -count, row))
+    order = np.lexsort((item, -count, -fraction, row))
     best = order[np.concatenate([[True], np.diff(row[order]) > 0])] if len(order) else order
     where = np.full(rows, -1)
     where[row[best]] = best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,6 +24,29 @@ def save(path: Path, array: np.ndarray[Any, Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class ArrayWriter:
+    """Writes `rows` rows of an array as .npy at `path`, a part at a time (a context manager)."""
+
+    def __init__(self, path: Path, rows: int, columns: int, dtype: Any) -> None:
+        self.shape, self.dtype, self.done = (rows, columns), np.dtype(dtype), 0
+        self.file = path.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def add(self, part: np.ndarray[Any, Any]) -> None:
+        assert part.shape[1:] == self.shape[1:]
+        assert part.dtype == self.dtype
+        self.file.write(np.ascontiguousarray(part).data)
+        self.done += len(part)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.file.close()
+        assert kind is not None or self.done == self.shape[0]
 
 
 def open_array(path: Path) -> np.ndarray[Any, Any]:
@@ -65,11 +88,3 @@ def partitions_for(entries: int, bytes_per_entry: int, memory: int) -> int:
     A tenth is left over, since hashes don't fall into partitions quite evenly.
     """
     return max(1, -(-entries * bytes_per_entry * 11 // (memory * 10)))
-
-
-def contains(numbers: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Which of `wanted` are among the sorted `numbers`, bool."""
-    if not len(numbers):
-        return np.zeros(len(wanted), bool)
-    places = np.minimum(np.searchsorted(numbers, wanted), len(numbers) - 1)
-    return np.asarray(numbers[places] == wanted)

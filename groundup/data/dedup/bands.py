@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from groundup.data.dedup.arrays import save
+from groundup.data.dedup.arrays import ArrayWriter
 from groundup.data.dedup.jit import kernel, mix
 from groundup.data.dedup.signatures import NO_SHINGLE
 from groundup.errors import UserError
@@ -54,14 +54,6 @@ class Banding:
         sharing = _band_filled(self.permutations, self.bands, self.rows).copy()
         sharing[: self.matches] = 0
         return sharing
-
-    def curve(self) -> list[dict[str, float]]:
-        """`compared` and `joined` at similarities 0, 0.05, ... 1."""
-        points = [step / 20 for step in range(21)]
-        return [
-            {"similarity": j, "compared": round(self.compared(j), 6), "joined": round(self.joined(j), 6)}
-            for j in points
-        ]
 
 
 @cache
@@ -127,43 +119,48 @@ def choose_bands(threshold: float, permutations: int) -> Banding:
     return banding
 
 
-def band_keys(signatures: np.ndarray[Any, Any], bands: int, rows: int) -> np.ndarray[Any, Any]:
-    """The key of each document in each band, uint64 [N, bands]: equal where all entries of the band are.
+def band_keys(signatures: np.ndarray[Any, Any], band: int, rows: int) -> np.ndarray[Any, Any]:
+    """The key of each document in a band, uint64 [N]: equal where all entries of the band are.
 
     Documents without a shingle have NO_KEY.
     """
-    keys = np.empty((len(signatures), bands), np.uint64)
-    _band_keys(signatures, bands, rows, keys)
+    keys = np.empty(len(signatures), np.uint64)
+    _band_keys(signatures, band, rows, keys)
     return keys
 
 
 @kernel
-def _band_keys(signatures: Any, bands: int, rows: int, keys: Any) -> None:
+def _band_keys(signatures: Any, band: int, rows: int, keys: Any) -> None:
     for d in range(len(signatures)):
+        key = mix(np.uint64(band + 1))
+        for p in range(band * rows, (band + 1) * rows):
+            key = mix(key ^ np.uint64(signatures[d, p]))
+        keys[d] = min(key, NO_KEY - np.uint64(1))
         present = False
         for p in range(signatures.shape[1]):
-            present |= signatures[d, p] != NO_SHINGLE
-        for b in range(bands):
-            if not present:
-                keys[d, b] = NO_KEY
-                continue
-            key = mix(np.uint64(b + 1))
-            for p in range(b * rows, (b + 1) * rows):
-                key = mix(key ^ np.uint64(signatures[d, p]))
-            keys[d, b] = min(key, NO_KEY - np.uint64(1))
+            if signatures[d, p] != NO_SHINGLE:
+                present = True
+                break
+        if not present:
+            keys[d] = NO_KEY
 
 
-def scatter_bands(keys: np.ndarray[Any, Any], documents: np.ndarray[Any, Any], path: Path) -> None:
-    """Write a shard's band keys (uint64 [N, bands]) and document numbers (uint64 [N]), sorted by key in each band.
+def scatter_bands(
+    signatures: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any], first: int, banding: tuple[int, int], path: Path
+) -> None:
+    """Write a shard's band keys and document numbers, sorted by key in each band, to `path`.
 
-    The file holds uint64 [bands, 2, M], keys then documents, without the documents that have no key: 16 bytes a
-    document and band. So a band's partition, a range of keys, is a slice (`arrays.partition_slice`).
+    `signatures`: uint32 [N, permutations], may be mapped; `chosen`: which documents, bool [N]; `first`: the number of
+    the first document; `banding`: bands and rows. The file holds uint64 [bands * 2, M], a band's keys and then its
+    documents, without the documents that have no key: 16 bytes a document and band. So a band's partition, a range of
+    keys, is a slice (`arrays.partition_slice`). Memory: 40 bytes a document, one band at a time.
     """
-    present = np.flatnonzero(keys[:, 0] != NO_KEY) if keys.shape[1] else np.empty(0, np.int64)
-    out = np.empty((keys.shape[1], 2, len(present)), np.uint64)
-    for band in range(keys.shape[1]):
-        column = keys[present, band]
-        order = np.argsort(column, kind="stable")
-        out[band, 0] = column[order]
-        out[band, 1] = documents[present[order]]
-    save(path, out)
+    bands, rows = banding
+    present = chosen & (band_keys(signatures, 0, rows) != NO_KEY)
+    documents = np.flatnonzero(present).astype(np.uint64) + np.uint64(first)
+    with ArrayWriter(path, 2 * bands, len(documents), np.uint64) as out:
+        for band in range(bands):
+            keys = band_keys(signatures, band, rows)[present]
+            order = np.argsort(keys, kind="stable")
+            out.add(keys[order][None])
+            out.add(documents[order][None])

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from groundup.data.dedup.arrays import ROW_BITS, ROW_MASK, contains, open_array, partition_slice
+from groundup.data.dedup.arrays import ROW_BITS, ROW_MASK, open_array, partition_slice
 from groundup.data.dedup.bands import Banding
 from groundup.data.dedup.jit import kernel
 from groundup.data.dedup.signatures import equal_entries
@@ -32,16 +32,15 @@ def band_edges(
     band: int,
     partition: int,
     partitions: int,
-    kept: np.ndarray[Any, Any] | None = None,
     gather_bytes: int = 64 << 20,
 ) -> np.ndarray[Any, Any]:
     """The edges of one partition of one band, uint64 [E, 2]: (first, other), first < other, sorted.
 
     `files` are those of `scatter_bands`, in any order; `signatures[shard]` is the .npy of a shard's signatures,
-    uint32 [rows, permutations]. `kept`, sorted document numbers, tells which take part where not all do.
+    uint32 [rows, permutations].
     Memory: BYTES_PER_ENTRY for each entry of the partition, and `gather_bytes` of signatures at a time.
     """
-    keys, documents = _partition(files, band, partition, partitions, kept)
+    keys, documents = _partition(files, band, partition, partitions)
     members, bounds = groups(keys, documents)
     del keys, documents
     chunk = max(2 * REPRESENTATIVES, gather_bytes // (4 * banding.permutations))
@@ -55,15 +54,12 @@ def band_edges(
 
 
 def _partition(
-    files: Sequence[Path], band: int, partition: int, partitions: int, kept: np.ndarray[Any, Any] | None
+    files: Sequence[Path], band: int, partition: int, partitions: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     parts = []
     for path in files:
-        entries = open_array(path)[band]
-        part = entries[:, partition_slice(entries[0], partition, partitions)]
-        if kept is not None:
-            part = part[:, contains(kept, part[1])]
-        parts.append(np.array(part))
+        entries = open_array(path)[2 * band : 2 * band + 2]
+        parts.append(np.array(entries[:, partition_slice(entries[0], partition, partitions)]))
     joined = np.concatenate(parts, axis=1) if parts else np.empty((2, 0), np.uint64)
     return joined[0], joined[1]
 
@@ -116,17 +112,6 @@ def gather(signatures: Sequence[Path], documents: np.ndarray[Any, Any], permutat
         rows = (documents[start:end] & ROW_MASK).astype(np.int64)
         out[start:end] = open_array(signatures[shards[start]])[rows]
     return out
-
-
-def similarities(signatures: Sequence[Path], pairs: np.ndarray[Any, Any], permutations: int) -> np.ndarray[Any, Any]:
-    """The estimated Jaccard similarity of each pair of documents, uint64 [E, 2] -> float64 [E].
-
-    Memory: two signatures a pair. Of two documents of a cluster it may be below the threshold, where others link them.
-    """
-    numbers, places = np.unique(pairs, return_inverse=True)
-    rows = gather(signatures, numbers, permutations)
-    first, second = places.reshape(-1, 2).T
-    return np.array([equal_entries(rows[a], rows[b]) for a, b in zip(first, second, strict=True)], float) / permutations
 
 
 def _link(rows: Any, places: Any, bounds: Any, matches: int) -> np.ndarray[Any, Any]:

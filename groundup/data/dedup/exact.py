@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from groundup.data.dedup.arrays import contains, open_array, partition_slice, save
+from groundup.data.dedup.arrays import open_array, partition_slice, save
 
 # What `duplicates` takes at its peak for each entry of its partition: three columns, their sorted order, the copy of
 # a column in that order, and, for what repeats, the keys and orders of the second sort.
@@ -29,21 +29,16 @@ def scatter(hashes: np.ndarray[Any, Any], documents: np.ndarray[Any, Any], path:
     save(path, np.stack([high[order], low[order], documents[order]]))
 
 
-def duplicates(
-    files: Sequence[Path], partition: int, partitions: int, kept: np.ndarray[Any, Any] | None = None
-) -> np.ndarray[Any, Any]:
+def duplicates(files: Sequence[Path], partition: int, partitions: int) -> np.ndarray[Any, Any]:
     """(document, twin) of every document in this partition that repeats a document with a smaller number.
 
-    uint64 [D, 2], by document; the twin is the smallest of its kind. `kept`, sorted document numbers, tells which
-    take part where not all do. Bounded by the partition: see `partitions_for` and BYTES_PER_ENTRY.
+    uint64 [D, 2], by document; the twin is the smallest of its kind. Bounded by the partition: see `partitions_for` and
+    BYTES_PER_ENTRY.
     """
     parts = []
     for path in files:
         entries = open_array(path)
-        part = entries[:, partition_slice(entries[0], partition, partitions)]
-        if kept is not None:
-            part = part[:, contains(kept, part[2])]
-        parts.append(np.array(part))
+        parts.append(np.array(entries[:, partition_slice(entries[0], partition, partitions)]))
     high, low, documents = np.concatenate(parts, axis=1) if parts else np.empty((3, 0), np.uint64)
     del parts
     order = sorted_order(high, low, documents)

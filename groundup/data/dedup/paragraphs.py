@@ -22,13 +22,14 @@ _NEWLINE = 0x0A
 
 def passage_hashes(
     texts: pa.LargeStringArray, unit: int, shortest: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Hashes of all passages of at least `shortest` characters, uint64 [M, 2], and how many each text has, int64 [N].
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Hashes of all passages of at least `shortest` characters, uint64 [M, 2]; their bytes with the line ends behind
+    them, int64 [M]; and how many each text has, int64 [N].
 
     `unit` is LINE or PARAGRAPH. White space around a passage counts for nothing.
     """
     data, spans, counts, _ = _passages(texts, unit, shortest)
-    return span_hashes(data, spans[:, 1:3]), counts
+    return span_hashes(data, spans[:, 1:3]), spans[:, 3] - spans[:, 0], counts
 
 
 def drop_passages(

@@ -133,15 +133,6 @@ def _tokenize(data: Any, offsets: Any, table: Any, hashes: Any, starts: Any) -> 
         starts[i + 1] = count
 
 
-def ngram_hashes(tokens: Tokens, n: int) -> Tokens:
-    """The hashes of all runs of `n` tokens of each text, in their order, repeats included."""
-    lengths = np.maximum(np.diff(tokens.offsets) - (n - 1), 0)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    out = np.empty(offsets[-1], np.uint64)
-    _ngram_hashes(tokens.hashes, tokens.offsets, n, power(n), out)
-    return Tokens(out, offsets)
-
-
 def power(n: int) -> np.uint64:
     """MULTIPLIER to the n-th power, modulo 2^64."""
     return np.uint64(pow(int(MULTIPLIER), n, 1 << 64))
@@ -157,15 +148,3 @@ def roll(state: np.uint64, tokens: Any, i: int, start: int, n: int, highest: np.
     if i - start >= n:
         state -= tokens[i - n] * highest
     return state
-
-
-@kernel
-def _ngram_hashes(tokens: Any, offsets: Any, n: int, highest: Any, out: Any) -> None:
-    count = 0
-    for d in range(len(offsets) - 1):
-        state = np.uint64(0)
-        for i in range(offsets[d], offsets[d + 1]):
-            state = roll(state, tokens, i, offsets[d], n, highest)
-            if i - offsets[d] >= n - 1:
-                out[count] = mix(state)
-                count += 1

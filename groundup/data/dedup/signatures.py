@@ -39,12 +39,6 @@ def token_signatures(tokens: Tokens, permutations: int, ngram: int, seed: int) -
     return out
 
 
-def set_signature(shingles: np.ndarray[Any, Any], permutations: int, seed: int) -> np.ndarray[Any, Any]:
-    """The signature of one set of shingles given by their hashes (uint64); uint32 [permutations]."""
-    tokens = Tokens(np.ascontiguousarray(shingles, np.uint64), np.array([0, len(shingles)]))
-    return np.asarray(token_signatures(tokens, permutations, 1, seed)[0])
-
-
 @kernel
 def _bucket(value: np.uint64, buckets: int) -> np.int64:
     return np.int64(((value >> np.uint64(32)) * np.uint64(buckets)) >> np.uint64(32))

@@ -20,11 +20,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def choose(kind: str, workers: int, size: int) -> str:
+    """What `auto` stands for. `size`: bytes of all input."""
+    if kind != "auto":
+        return kind
+    return "pool" if workers > 1 and size > SMALL else "process"
+
+
 @contextmanager
-def executor(kind: str, root: Path, workers: int, size: int) -> Iterator[Run]:
-    """A function that does tasks and yields each as it is done, in any order. `size`: bytes of all input."""
-    if kind == "auto":
-        kind = "pool" if workers > 1 and size > SMALL else "process"
+def executor(kind: str, root: Path, workers: int) -> Iterator[Run]:
+    """A function that does tasks and yields each as it is done, in any order."""
     with _open(kind, root, workers) as run:
         yield run
 

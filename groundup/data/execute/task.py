@@ -1,7 +1,7 @@
 """A task: a pure function from files to the files of one folder, done once.
 
-The folder STAGE/NAME/ comes into being as a whole, by a rename. Its `manifest.json` says what it was made from and
-what is in it, and is the same on every machine; `times.json` says what making it took.
+The folder STAGE/NAME/ comes into being as a whole, by a rename. Its `manifest.json` says what it was made from, by
+which code, and what is in it, and is the same on every machine; `times.json` says what making it took.
 """
 
 from __future__ import annotations
@@ -13,21 +13,50 @@ import resource
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from groundup import __version__
 from groundup.console import say
 from groundup.errors import UserError
 from groundup.rundir import fingerprint
 
-CODE = 1  # raise it when a task makes other files from the same input
 _MANIFEST, _TIMES = "manifest.json", "times.json"
 
 Work = Callable[..., dict[str, Any]]
+
+
+# What the files depend on: the code in these files, and libraries by their versions.
+_CODE = (
+    *("kernels.py", "clean/*.py", "decontaminate/*.py", "dedup/*.py", "filters/*.py", "read/*.py", "stages/*.py"),
+    *("tags/*.py", "tokens/*.py"),
+)
+_LIBRARIES = (
+    *("fastokens", "fastwarc", "fsspec", "numba", "numpy", "orjson", "pyarrow", "pycld2", "resiliparse", "rustbpe"),
+    *("tokenizers", "xxhash", "zstandard"),
+)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of Groundup, a hash of the code that makes files, of Unicode and of the libraries."""
+    digest = xxhash.xxh3_64()
+    folder = Path(__file__).parent.parent
+    for file in sorted(path for part in _CODE for path in folder.glob(part)):
+        digest.update(file.read_bytes())
+    found = {"groundup": __version__, "code": digest.hexdigest(), "unicode": unicodedata.unidata_version}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 @dataclass(frozen=True)
@@ -36,7 +65,8 @@ class Task:
     and returns JSON. Under the key "seconds" it may say how long its parts took.
 
     inputs: fingerprints of whatever the files depend on that `arguments` doesn't show, such as other tasks' output.
-    size: bytes that it takes in, for progress.
+    size: bytes that it takes in, for progress. shard: one more argument of `work`, a number on which the files don't
+    depend.
     """
 
     stage: str
@@ -45,10 +75,11 @@ class Task:
     arguments: dict[str, Any]
     inputs: tuple[str, ...] = ()
     size: int = 0
+    shard: int | None = None
 
     @property
     def key(self) -> str:
-        return fingerprint([CODE, self.work, self.arguments, self.inputs])
+        return fingerprint([versions(), self.work, self.arguments, self.inputs])
 
     def folder(self, root: Path) -> Path:
         return root / self.stage / self.name
@@ -120,10 +151,12 @@ def perform(task: Task, root: Path) -> Done:
     try:
         module, _, function = task.work.partition(":")
         work: Work = getattr(importlib.import_module(module), function)
-        result = work(partial, root, **task.arguments)
+        numbered = {} if task.shard is None else {"shard": task.shard}
+        result = work(partial, root, **task.arguments, **numbered)
         parts = result.pop("seconds", {})
         files = {p.name: _entry(p) for p in sorted(partial.iterdir())}
-        manifest = {"key": task.key, "work": task.work, "result": result, "files": files}
+        made_from = {"work": task.work, "arguments": task.arguments, "inputs": task.inputs, "versions": versions()}
+        manifest = {"key": task.key, **made_from, "result": result, "files": files}
         times = {
             "seconds": round(time.perf_counter() - wall, 4),
             "cpu_seconds": round(time.process_time() - cpu, 4),
@@ -145,6 +178,28 @@ def perform(task: Task, root: Path) -> Done:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _done(task, folder, manifest, times, skipped=False)
+
+
+def adopt(tasks: Sequence[Task], root: Path) -> None:
+    """Give tasks of a stage what others of it made from the same: where shards have moved on by a number, their folders
+    do too."""
+    folder = root / tasks[0].stage
+    if not folder.is_dir():
+        return
+    left = {task.key: task for task in tasks if finished(task, root) is None}
+    in_place = {task.name for task in tasks if task.key not in left}
+    moves = []
+    for path in sorted(folder.iterdir()) if left else ():
+        manifest = path / _MANIFEST
+        if path.name not in in_place and not path.name.startswith(".") and manifest.exists():
+            with suppress(json.JSONDecodeError, KeyError):
+                task = left.pop(json.loads(manifest.read_bytes())["key"], None)
+                moves += [(path, folder / f".{path.name}.moving", task)] if task is not None else []
+    for path, aside, _ in moves:
+        path.rename(aside)
+    for _, aside, task in moves:
+        shutil.rmtree(task.folder(root), ignore_errors=True)
+        aside.rename(task.folder(root))
 
 
 def sweep(root: Path, kept: dict[str, set[str]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ import pyarrow.parquet as pq
 
 from groundup.data.documents import shards
 from groundup.data.stages.filter import rules
+from groundup.data.stages.read import MALFORMED
 from groundup.data.stages.shard import Shard
 from groundup.recipe.language import LanguageRecipe
 
-SHARDS = 8  # looked at: the first ones
+SHARDS = 8  # looked at, spread over all
 BINS = 40
 EXAMPLES = 3  # of each reason
 _CHARACTERS = 240
@@ -25,8 +28,9 @@ _CHARACTERS = 240
 def look(root: Path, recipe: LanguageRecipe) -> dict[str, Any]:
     """`histograms`: of each number that a rule has a limit for, its bins and the limits. `examples`: of each reason why
     documents were dropped, the beginnings of some."""
-    first = list(islice(shards(root), SHARDS))
-    return {"histograms": _histograms(first, recipe), "examples": _examples(first)}
+    found = list(shards(root))
+    chosen = [found[place] for place in np.unique(np.linspace(0, len(found) - 1, SHARDS).astype(int))]
+    return {"histograms": _histograms(chosen, recipe), "examples": _examples(chosen)}
 
 
 def _histograms(chosen: list[Shard], recipe: LanguageRecipe) -> list[dict[str, Any]]:
@@ -64,7 +68,10 @@ def _range(values: Any, limits: list[dict[str, Any]]) -> tuple[float, float]:
 def _examples(chosen: list[Shard]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for shard in chosen:
-        reasons = shard.table("split", "decisions.parquet", ["reason"])["reason"].cast(pa.string())
+        for entry in _unread(shard):
+            examples = found.setdefault(entry.pop("reason"), [])
+            examples += [entry] if len(examples) < EXAMPLES else []
+        reasons = shard.decisions(["reason"])["reason"].cast(pa.string())
         wanted: dict[int, str] = {}
         for reason in pc.unique(reasons.drop_null()).to_pylist():
             rows = np.flatnonzero(pc.fill_null(pc.equal(reasons, reason), False).to_numpy())
@@ -77,3 +84,15 @@ def _examples(chosen: list[Shard]) -> dict[str, list[dict[str, Any]]]:
                 found.setdefault(wanted[row], []).append({"id": entry["id"], "beginning": entry["text"][:_CHARACTERS]})
             start += len(batch)
     return found
+
+
+def _unread(shard: Shard) -> Iterator[dict[str, Any]]:
+    """What can't be read, and what cleaning dropped."""
+    malformed = shard.file("read", MALFORMED)
+    if malformed.exists():
+        with malformed.open(encoding="utf-8") as lines:
+            for entry in map(json.loads, islice(lines, EXAMPLES)):
+                place = f"{entry['source']}/{entry['file']}, line {entry['line']}: {entry['reason']}"
+                yield {"reason": "malformed", "id": place, "beginning": entry["record"][:_CHARACTERS]}
+    if shard.file("read", "dropped.parquet").exists():
+        yield from shard.table("read", "dropped.parquet").to_pylist()

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from groundup.data.documents import shards
 from groundup.data.filters.rules import explain
-from groundup.data.stages import filter
+from groundup.data.stages import filter, leaks, passages
 from groundup.data.stages.shard import Shard, place
 from groundup.errors import UserError
 from groundup.recipe.language import LanguageRecipe
@@ -40,8 +40,8 @@ def why(run: RunDir, recipe: LanguageRecipe, name: str) -> dict[str, Any]:
             return _told(shard, row, recipe)
         row = _row(shard.file("read", "dropped.parquet"), name)
         if row is not None:
-            reason = shard.table("read", "dropped.parquet")["reason"][row].as_py()
-            return {"id": name, "kept": False, "stage": "clean", "reason": reason}
+            dropped = shard.table("read", "dropped.parquet").slice(row, 1).to_pylist()[0]
+            return {"kept": False, "stage": "clean", **dropped}
     raise UserError(
         f"no document is called {name!r}",
         where=str(run.path),
@@ -76,7 +76,7 @@ def _document(shard: Shard, row: int) -> dict[str, Any]:
 
 def _told(shard: Shard, row: int, recipe: LanguageRecipe) -> dict[str, Any]:
     document = _document(shard, row)
-    decision = shard.table("split", "decisions.parquet").slice(row, 1).to_pylist()[0]
+    decision = shard.decisions().slice(row, 1).to_pylist()[0]
     text = document.pop("text")
     found: dict[str, Any] = {
         **document,
@@ -86,18 +86,34 @@ def _told(shard: Shard, row: int, recipe: LanguageRecipe) -> dict[str, Any]:
         "split": decision["split"],
         "stage": _stage(decision["reason"], shard),
         "reason": decision["reason"],
+        **{key: decision[key] for key in ("paragraphs_cut", "bytes_cut") if key in decision},
     }
-    if decision["twin"] is not None:
-        other, there = place(decision["twin"])
-        twin = _document(Shard(shard.root, other), there)
-        found["twin"] = {key: twin[key] for key in ("id", "source", "file", "record", "offset")}
-        found["twin"]["beginning"] = twin["text"][:_SHOWN_CHARACTERS]
+    taken = shard.table("read", "cleaning.parquet").slice(row, 1).to_pylist()[0]
+    found["taken_out"] = {kind: number for kind, number in taken.items() if number}
+    twins = _twins(shard.root, decision)
+    if twins:
+        found["twin"] = twins[-1]
+        found["twins"] = twins
     if shard.file("tag", "tags.parquet").exists():
         tags = shard.table("tag", "tags.parquet").slice(row, 1).to_pylist()[0]
         found["tags"] = tags
         found["rules"] = [verdict._asdict() for verdict in explain(filter.rules(recipe.data), tags)]
     if shard.file("contaminate", "hits.parquet").exists():
         found["evaluations"] = shard.table("contaminate", "hits.parquet").slice(row, 1).to_pylist()[0]
+    return found
+
+
+def _twins(root: Path, decision: dict[str, Any]) -> list[dict[str, Any]]:
+    """The document for which this one went, the one for which that went, and so on to the last, with what became of
+    each. A twin goes only in a later stage, so the chain ends."""
+    found: list[dict[str, Any]] = []
+    while decision["twin"] is not None:
+        other, there = place(decision["twin"])
+        shard = Shard(root, other)
+        twin, decision = _document(shard, there), shard.decisions().slice(there, 1).to_pylist()[0]
+        told = {key: twin[key] for key in ("id", "source", "file", "record", "offset")}
+        beginning = twin["text"][:_SHOWN_CHARACTERS]
+        found.append({**told, "beginning": beginning, "kept": decision["reason"] is None, "reason": decision["reason"]})
     return found
 
 
@@ -108,6 +124,10 @@ def _stage(reason: str | None, shard: Shard) -> str | None:
         return "exact_dedup"
     if reason == "near_duplicate":
         return "near_dedup"
+    if reason == leaks.REASON:
+        return "split"
+    if reason == passages.REASON:
+        return "paragraph_dedup"
     return "decontaminate" if reason.startswith("contaminated:") else "filter"
 
 
@@ -120,8 +140,13 @@ def as_text(found: dict[str, Any]) -> str:
         lines.append(f"  kept, in the {found['split']} part")
     else:
         lines.append(f"  dropped in the stage {found['stage']}: {found['reason']}")
-    if "twin" in found:
-        lines.append(f"  in its place stays {found['twin']['id']}")
+    for twin in found.get("twins", ()):
+        end = "which stays" if twin["kept"] else f"which is dropped too: {twin['reason']}"
+        lines.append(f"  for {twin['id']}, {end}")
+    if found.get("taken_out"):
+        lines.append("  taken out in cleaning: " + ", ".join(f"{n} {kind}" for kind, n in found["taken_out"].items()))
+    if found.get("paragraphs_cut"):
+        lines.append(f"  {found['paragraphs_cut']} paragraphs seen before are cut out, {found['bytes_cut']} bytes")
     for rule in found.get("rules", ()):
         if not rule["passed"]:
             lines.append(f"  {rule['rule']}: {rule['tag']} is {rule['value']}, wanted {rule['threshold']}")

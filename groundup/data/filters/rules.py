@@ -38,20 +38,6 @@ def decide(rules: Sequence[Rule], tags: pa.Table) -> pa.LargeStringArray:
     return reasons
 
 
-def count(reasons: pa.LargeStringArray) -> dict[str, int]:
-    """How many documents each rule dropped (as the first), most first; kept ones don't count."""
-    pairs = pc.value_counts(reasons.drop_null()).to_pylist()
-    return {p["values"]: p["counts"] for p in sorted(pairs, key=lambda p: (-p["counts"], p["values"]))}
-
-
-def count_alone(rules: Sequence[Rule], tags: pa.Table) -> dict[str, int]:
-    """How many documents each rule would drop if it were the only one, in the order of the rules.
-
-    Raises UserError as `decide` does.
-    """
-    return {rule.label: pc.sum(_fails(rule, tags), min_count=0).as_py() for rule in rules}
-
-
 def explain(rules: Sequence[Rule], row: dict[str, Any]) -> list[Verdict]:
     """What each rule says of the document whose tags are `row`, in the order of the rules.
 
@@ -80,11 +66,6 @@ def threshold(condition: Condition) -> str:
     if condition.none_of is not None:
         parts.append("none of " + ", ".join(str(v) for v in condition.none_of))
     return ", ".join(parts)
-
-
-def tags_of(rules: Sequence[Rule]) -> set[str]:
-    """The tags the rules read."""
-    return {c.tag for rule in rules for c in (rule, rule.only) if c is not None}
 
 
 def _fails(rule: Rule, tags: pa.Table) -> pa.BooleanArray:

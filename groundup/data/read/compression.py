@@ -41,6 +41,18 @@ def open_stream(place: Path | str, on_bytes: Callable[[int], None] | None = None
     return io.BufferedReader(stored, _BUFFER)
 
 
+def line_of_damage(place: Path | str) -> int:
+    """The line, from 1, at which compressed data can't be read on."""
+    line = 1
+    with open_stream(place) as stream:
+        try:
+            while chunk := stream.read1(_BUFFER):
+                line += chunk.count(b"\n")
+        except DAMAGE:
+            pass
+    return line
+
+
 class _Counted(io.RawIOBase):
     """Tells how many bytes are read."""
 

@@ -67,7 +67,12 @@ def byte_sizes(path: Path | str, encoding: str) -> tuple[int, Callable[[str], in
 
 
 def decoding_error(path: Path | str, encoding: str) -> UserError:
-    """What to say of a file that doesn't decode: byte offset (after decompression), line, likely encoding.
+    """What to say of a file that doesn't decode; see `undecodable`."""
+    return undecodable(path, encoding)[1]
+
+
+def undecodable(path: Path | str, encoding: str) -> tuple[int, UserError]:
+    """The line where a file doesn't decode, and what to say of it: byte offset (after decompression), likely encoding.
 
     Reads the file again up to the place, since a reader that reads ahead can't tell it.
     """
@@ -86,7 +91,7 @@ def decoding_error(path: Path | str, encoding: str) -> UserError:
                 line += before.count(b"\n")
                 setting = f'set encoding = "{_likely(error.object, encoding)}" for this source'
                 damaged = is_utf8(encoding) and not (ascii_only and before.isascii())
-                return UserError(
+                return line, UserError(
                     f"byte 0x{error.object[error.start]:02x} at offset {offset} is not {encoding}",
                     where=f"{path}:{line}",
                     advice=f"Up to there it is UTF-8, so mend this place; or else {setting}"
@@ -96,7 +101,7 @@ def decoding_error(path: Path | str, encoding: str) -> UserError:
             line += text.count("\n")
             ascii_only = ascii_only and text.isascii()
             if not chunk:
-                return UserError(f"is not {encoding}", where=str(path), advice="Set encoding for this source")
+                return line, UserError(f"is not {encoding}", where=str(path), advice="Set encoding for this source")
 
 
 def _likely(bad: bytes, encoding: str) -> str:

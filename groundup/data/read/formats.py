@@ -53,19 +53,19 @@ def jsonl_texts(
             try:
                 value: Any = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                malformed.add(file, number, f"not JSON: {error.msg} (column {error.colno})")
+                malformed.add(file, number, f"not JSON: {error.msg} (column {error.colno})", line)
                 continue
             if not isinstance(value, dict):
-                malformed.add(file, number, f"{_json_type(value)}, not an object")
+                malformed.add(file, number, f"{_json_type(value)}, not an object", line)
                 continue
             text = value.get(field)
             found = found or field in value
             if isinstance(text, str):
                 yield record, offset, text
             elif field in value:
-                malformed.add(file, number, f"field {field!r} is {_json_type(text)}, not a string")
+                malformed.add(file, number, f"field {field!r} is {_json_type(text)}, not a string", line)
             else:
-                malformed.add(file, number, f"field {field!r} isn't there")
+                malformed.add(file, number, f"field {field!r} isn't there", line)
                 without += 1
                 others.update(dict.fromkeys(value))
                 if not found and without == _OBJECTS_WITHOUT_FIELD:
@@ -119,7 +119,7 @@ def csv_texts(
                 continue
             record += 1
             if len(row) != len(header):
-                malformed.add(file, number, f"{len(row)} fields, but the header has {len(header)}")
+                malformed.add(file, number, f"{len(row)} fields, but the header has {len(header)}", ",".join(row))
             else:
                 yield record, offset, row[column]
 

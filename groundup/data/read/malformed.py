@@ -12,6 +12,7 @@ from groundup.data.read.sources import SourceFile
 from groundup.errors import UserError
 
 KEPT_MESSAGES = 20
+KEPT_LENGTH = 4000  # of a record, in the log, bytes
 _SHOWN_IN_ERROR = 5
 
 
@@ -20,8 +21,9 @@ class Malformed:
 
     `total` counts all records, good ones too; `count` the malformed ones; `first` holds the first 20 messages
     as "FILE:LINE: reason" (for .parquet the row, from 1, in place of the line). With `log`, each malformed
-    record is also written there as a JSON object {"source", "file", "line", "reason"} on one line. The file
-    is made only if there is a malformed record, and complete once this object (a context manager) is closed.
+    record is also written there as a JSON object {"source", "file", "line", "reason", "record"} on one line,
+    `record` being what can be shown of its beginning. The file is made only if there is a malformed record, and
+    complete once this object (a context manager) is closed.
     """
 
     def __init__(self, log: Path | None = None) -> None:
@@ -32,8 +34,8 @@ class Malformed:
         self._first_place = ""
         self._out: BinaryIO | None = None
 
-    def add(self, file: SourceFile, line: int, reason: str) -> None:
-        """Count one malformed record, which begins at `line` of `file`."""
+    def add(self, file: SourceFile, line: int, reason: str, record: bytes | str = "") -> None:
+        """Count one malformed record, which begins at `line` of `file`; `record`: what it is, as far as it is known."""
         self.total += 1
         self.count += 1
         self._first_place = self._first_place or f"{file.place}:{line}"
@@ -43,7 +45,9 @@ class Malformed:
             if self._out is None:
                 self.log.parent.mkdir(parents=True, exist_ok=True)
                 self._out = self.log.open("wb")
-            entry = {"source": file.source, "file": file.name, "line": line, "reason": reason}
+            shown = record[:KEPT_LENGTH].encode(errors="surrogatepass") if isinstance(record, str) else record
+            text = shown[:KEPT_LENGTH].decode(errors="backslashreplace")
+            entry = {"source": file.source, "file": file.name, "line": line, "reason": reason, "record": text}
             self._out.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
 
     def check(self, max_fraction: float) -> None:

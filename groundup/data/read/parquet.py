@@ -80,7 +80,8 @@ def _sound(
         good[bad] = False
     for row in np.flatnonzero(~good).tolist():
         reason = "is not UTF-8" if row in bad else "is null"
-        malformed.add(file, int(numbers[row]) + 1, f"column {field!r} {reason}")
+        record = column[row].as_buffer().to_pybytes() if row in bad else b""
+        malformed.add(file, int(numbers[row]) + 1, f"column {field!r} {reason}", record)
     malformed.total += int(good.sum())
     if not good.all():
         numbers, column = numbers[good], column.filter(pa.array(good))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numba
@@ -15,7 +16,7 @@ _CHUNK = 8 << 20
 _BLOCK = 64
 
 
-def cut_lines(file: SourceFile, size: int) -> list[Part]:
+def cut_lines(file: SourceFile, size: int, on_bytes: Callable[[int], None] | None = None) -> list[Part]:
     """The plain UTF-8 file of lines `file` in parts that begin at lines, each of about `size` bytes or one line longer.
 
     Reads the file once, at memory speed, to count the records before each part (its lines that are not blank), so that
@@ -26,7 +27,7 @@ def cut_lines(file: SourceFile, size: int) -> list[Part]:
     wanted = [total * n // count for n in range(1, count)]
     parts = [Part(file)]
     place, counts = 0, np.zeros(3, np.int64)
-    with open_stream(file.place) as stream:
+    with open_stream(file.place, on_bytes) as stream:
         while wanted and (chunk := stream.read(_CHUNK)):
             data = np.frombuffer(chunk, np.uint8)
             at = 0

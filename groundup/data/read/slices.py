@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from groundup.data.read.encoding import is_utf8
-from groundup.data.read.files import read_part, reading
+from groundup.data.read.files import as_far_as_sound, is_damage, read_part, reading
 from groundup.data.read.malformed import Malformed
 from groundup.data.read.parquet import open_parquet, parquet_arrays
 from groundup.data.read.part import Part
@@ -97,8 +97,11 @@ def _part_from(entry: dict[str, Any]) -> SlicePart:
     return SlicePart(part, entry["bytes"], entry["size"], entry["version"])
 
 
-def slice_files(files: list[SourceFile], source: Source, size: int) -> list[Slice]:
+def slice_files(
+    files: list[SourceFile], source: Source, size: int, on_bytes: Callable[[int], None] | None = None
+) -> list[Slice]:
     """The slices of the files of one source, in their order, each of about `size` bytes of text where files allow it.
+    `on_bytes` is told how many bytes have been looked at.
 
     Files that are to be cut are looked at: .jsonl is read once to count its lines, of Parquet the footer is read.
     Raises UserError where a file can't be read.
@@ -108,7 +111,7 @@ def slice_files(files: list[SourceFile], source: Source, size: int) -> list[Slic
     filled = 0
     for file in files:
         with reading(file, source):
-            for part, weight in _parts(file, source, size):
+            for part, weight in _parts(file, source, size, on_bytes):
                 if group and filled + weight > size * 3 // 2:
                     slices.append(Slice(tuple(group)))
                     group, filled = [], 0
@@ -120,13 +123,15 @@ def slice_files(files: list[SourceFile], source: Source, size: int) -> list[Slic
     return [*slices, Slice(tuple(group))] if group else slices
 
 
-def _parts(file: SourceFile, source: Source, size: int) -> Iterator[tuple[SlicePart, int]]:
+def _parts(
+    file: SourceFile, source: Source, size: int, on_bytes: Callable[[int], None] | None
+) -> Iterator[tuple[SlicePart, int]]:
     """The parts of `file`, and for each about how many bytes of text it holds."""
     on_disk, version = file.state()
     kind = file_format(file.path.name)
     compressed = file.path.suffix.lower() in COMPRESSIONS
     if kind == "jsonl" and not compressed and is_utf8(source.encoding) and on_disk > size * 3 // 2:
-        for part in cut_lines(file, size):
+        for part in cut_lines(file, size, on_bytes):
             assert part.end is not None
             taken = part.end - part.start
             yield SlicePart(part, taken, on_disk, version), taken
@@ -139,7 +144,14 @@ def _parts(file: SourceFile, source: Source, size: int) -> Iterator[tuple[SliceP
 
 def _row_groups(file: SourceFile, field: str, size: int, on_disk: int) -> Iterator[tuple[Part, int, int]]:
     """Parts of whole row groups, with the bytes on disk and of text that each stands for."""
-    with open_parquet(file) as parquet:
+    try:
+        parquet = open_parquet(file)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and not is_damage(error, file):
+            raise
+        yield Part(file), on_disk, on_disk  # its reader counts it as malformed
+        return
+    with parquet:
         metadata = parquet.metadata
         rows = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
         weights = [_text_bytes(metadata.row_group(n), field) for n in range(metadata.num_row_groups)]
@@ -167,8 +179,9 @@ def read_slice(
 ) -> Iterator[pa.RecordBatch]:
     """The documents of a slice in batches of a few MB, with the columns of `DOCUMENTS`; id is SOURCE/FILE#RECORD.
 
-    `malformed` and `on_bytes` as for `read_documents`; `on_bytes` is told `slice_.bytes` in all. Raises UserError as
-    `read_documents` does, and where a file is not what it was when it was sliced.
+    Malformed records go to `malformed`, which counts all records; the rest of a file that is damaged, cut short or
+    doesn't decode is one of them. `on_bytes` is told of bytes read on disk, `slice_.bytes` in all. Raises UserError for
+    a missing text field, a file that can't be read, or one that is not what it was when it was sliced.
     """
     for piece in slice_.parts:
         told = _Told(on_bytes, piece.bytes)
@@ -206,14 +219,15 @@ def _batches(part: Part, source: Source, malformed: Malformed, told: _Told) -> I
     offsets: list[int] = []
     texts: list[str] = []
     chars = 0
-    for record, offset, text in read_part(part, source, malformed, told):
-        records.append(record)
-        offsets.append(offset)
-        texts.append(text)
-        chars += len(text)
-        if chars >= _BATCH_BYTES or len(texts) >= _BATCH_ROWS:
-            yield _batch(part.file, records, offsets, pa.array(texts, pa.large_string()))
-            records, offsets, texts, chars = [], [], [], 0
+    with as_far_as_sound(part.file, source, malformed, lambda: 0):
+        for record, offset, text in read_part(part, source, malformed, told):
+            records.append(record)
+            offsets.append(offset)
+            texts.append(text)
+            chars += len(text)
+            if chars >= _BATCH_BYTES or len(texts) >= _BATCH_ROWS:
+                yield _batch(part.file, records, offsets, pa.array(texts, pa.large_string()))
+                records, offsets, texts, chars = [], [], [], 0
     if texts:
         yield _batch(part.file, records, offsets, pa.array(texts, pa.large_string()))
 
@@ -221,15 +235,16 @@ def _batches(part: Part, source: Source, malformed: Malformed, told: _Told) -> I
 def _parquet_batches(part: Part, source: Source, malformed: Malformed, told: _Told) -> Iterator[pa.RecordBatch]:
     rows: list[Any] = []
     texts: list[pa.LargeStringArray] = []
-    size = 0
-    for numbers, array in parquet_arrays(part, source, malformed, told):
-        rows.append(numbers)
-        texts.append(array)
-        size += array.nbytes
-        if size >= _BATCH_BYTES:
-            joined = np.concatenate(rows)
-            yield _batch(part.file, joined, joined, pa.concat_arrays(texts))
-            rows, texts, size = [], [], 0
+    size, before = 0, malformed.total
+    with as_far_as_sound(part.file, source, malformed, lambda: part.record + malformed.total - before):
+        for numbers, array in parquet_arrays(part, source, malformed, told):
+            rows.append(numbers)
+            texts.append(array)
+            size += array.nbytes
+            if size >= _BATCH_BYTES:
+                joined = np.concatenate(rows)
+                yield _batch(part.file, joined, joined, pa.concat_arrays(texts))
+                rows, texts, size = [], [], 0
     if any(map(len, rows)):
         joined = np.concatenate(rows)
         yield _batch(part.file, joined, joined, pa.concat_arrays(texts))

@@ -6,6 +6,7 @@ import difflib
 import glob
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -74,6 +75,19 @@ def source_name(source: Source) -> str:
         fixed = _root_of_glob(source.path) if glob.has_magic(source.path) else source.path
         name = _stem(os.path.basename(os.path.normpath(fixed)))
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "data"
+
+
+def named(sources: Sequence[Source]) -> list[Source]:
+    """The sources, each with a name of its own: one made from a path gets a number where it is taken."""
+    names = [source.name for source in sources if source.name is not None]
+    found = []
+    for source in sources:
+        name, number = source_name(source), 2
+        while source.name is None and name in names:
+            name, number = f"{source_name(source)}-{number}", number + 1
+        names.append(name)
+        found.append(source.model_copy(update={"name": name}))
+    return found
 
 
 def _stem(name: str) -> str:

@@ -38,7 +38,9 @@ def html_texts(
         page = data.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        malformed.add(part.file, line, f"byte 0x{data[error.start]:02x} at offset {error.start} is not {encoding}")
+        malformed.add(
+            part.file, line, f"byte 0x{data[error.start]:02x} at offset {error.start} is not {encoding}", data
+        )
     except LookupError:
         malformed.add(part.file, 1, f"there is no text encoding {encoding!r}")
     else:
@@ -70,7 +72,7 @@ def warc_texts(
                 encoding = declared or detect_encoding(data, from_html_meta=True) or "utf-8"
                 page = bytes_to_str(data, encoding, "replace")
             except (ValueError, LookupError, OSError, EOFError, HTTPException, zlib.error) as error:
-                malformed.add(part.file, number + 1, f"no readable response: {error}")
+                malformed.add(part.file, number + 1, f"no readable response: {error}", content)
                 continue
             yield number, offset, page_text(page, source.main_content)
 

@@ -1,8 +1,13 @@
-"""The last word on each document: whether it is kept and in which part, or why not and for which twin."""
+"""The last word on each document: whether it is kept and in which part, or why not and for which twin.
+
+`draw` says what the stages before drop, and draws a number for each document; `split` parts the rest by these numbers,
+once it is known which of the validation part stand in the training part too (`groundup.data.stages.leaks`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,83 +18,161 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from groundup.console import say
 from groundup.data.execute.task import Done, Task
-from groundup.data.stages import near
+from groundup.data.stages import evaluations, leaks, near
+from groundup.data.stages.read import clean_bytes
 from groundup.data.stages.run import Stages
 from groundup.data.stages.shard import Shard
 
 SPLITS = ("train", "validation")
 # Stages that drop documents, in the order in which they are asked.
 DROPPING = ("filter", "exact_dedup", "near_dedup", "decontaminate")
-DECISIONS = pa.schema(
-    [
-        ("reason", pa.dictionary(pa.int16(), pa.string())),  # null: kept
-        ("twin", pa.uint64()),  # number of the document that stays in its place
-        ("split", pa.dictionary(pa.int8(), pa.string())),  # null: dropped
-    ]
-)
+_REASON = ("reason", pa.dictionary(pa.int16(), pa.string()))  # null: kept
+_TWIN = ("twin", pa.uint64())  # number of the document that stays in its place
+DRAWN = pa.schema([_REASON, _TWIN])
+DECISIONS = pa.schema([_REASON, _TWIN, ("split", pa.dictionary(pa.int16(), pa.string()))])  # null: dropped
 
 
-def tasks(
+def draw_tasks(
     stages: Sequence[str],
+    repeats: int,
     share: float | None,
     seed: int,
-    validation: float,
     read: Sequence[Done],
     inputs: Sequence[str],
 ) -> list[Task]:
-    """`stages`: those of DROPPING that the recipe asks for. `share`: of an evaluation item's n-grams from which a
-    document is contaminated. `inputs`: of each shard the fingerprint of all that these stages made for it."""
-    arguments = {"stages": list(stages), "share": share, "seed": seed, "validation": validation}
+    """`stages`: those of DROPPING that the recipe asks for. `repeats`: partitions of exact_dedup. `share`: of an
+    evaluation item's n-grams from which a document is contaminated. `inputs`: of each shard the fingerprint of all that
+    these stages made for it."""
+    arguments = {"stages": list(stages), "repeats": repeats, "share": share, "seed": seed}
     return [
-        Task("split", done.name, f"{__name__}:decide", {"shard": shard, **arguments}, (done.output, before))
+        Task(
+            "draw",
+            done.name,
+            f"{__name__}:draw",
+            {"shard": shard, **arguments},
+            (done.output, before),
+            clean_bytes(done),
+        )
         for shard, (done, before) in enumerate(zip(read, inputs, strict=True))
     ]
 
 
-def decide(
-    out: Path, root: Path, shard: int, stages: list[str], share: float | None, seed: int, validation: float
+def draw(
+    out: Path, root: Path, shard: int, stages: list[str], repeats: int, share: float | None, seed: int
 ) -> dict[str, Any]:
-    """Write decisions.parquet; documents and bytes that enter and leave each stage, and those of each part."""
+    """Write decisions.parquet (DRAWN) and draws.npy, a number in [0, 1) per document; documents and bytes that enter
+    each stage, and the least and the greatest number of a document that is left."""
     here = Shard(root, shard)
     sizes = np.asarray(here.array("read", "bytes.npy"))
-    rows = len(sizes)
-    reasons: NDArray[np.object_] = np.full(rows, None, object)
-    twins, has_twin = np.zeros(rows, np.uint64), np.zeros(rows, bool)
-    kept = np.ones(rows, bool)
+    codes = np.full(len(sizes), -1, np.int16)
+    names: list[str] = []
+    twins, has_twin = np.zeros(len(sizes), np.uint64), np.zeros(len(sizes), bool)
     counts: dict[str, Any] = {}
     for stage in stages:
-        mine, why, others = _dropped(here, stage, share)
+        kept = codes < 0
+        mine, why, others = _dropped(here, stage, repeats, share)
         fresh = kept[mine]
         mine, why = mine[fresh], why[fresh]
-        counts[stage] = _counts(sizes, kept)
-        reasons[mine] = why
+        reasons, which, numbers = np.unique(why.astype(str), return_inverse=True, return_counts=True)
+        codes[mine] = which + len(names)
+        names += reasons.tolist()
         if others is not None:
             twins[mine], has_twin[mine] = others[fresh], True
-        kept[mine] = False
-        names, numbers = np.unique(why.astype(str), return_counts=True)
-        counts[stage]["dropped"] = dict(zip(names.tolist(), numbers.tolist(), strict=True))
-    counts["split"] = {**_counts(sizes, kept), "dropped": {}}
-    validating = _share(here, "near_dedup" in stages, seed) < validation
-    parts: NDArray[np.object_] = np.full(rows, None, object)
-    parts[kept & ~validating], parts[kept & validating] = SPLITS
-    columns = [
-        pa.array(reasons.tolist(), pa.string()).dictionary_encode().cast(DECISIONS.field("reason").type),
-        pa.array(twins, mask=~has_twin),
-        pa.array(parts.tolist(), pa.string()).dictionary_encode().cast(DECISIONS.field("split").type),
+        counts[stage] = {**_counts(sizes, kept), "dropped": dict(zip(reasons.tolist(), numbers.tolist(), strict=True))}
+    left = codes < 0
+    draws = _draws(here, "near_dedup" in stages, seed)
+    save_decisions(out, DRAWN, codes, names, pa.array(twins, mask=~has_twin))
+    np.save(out / "draws.npy", draws)
+    ends = [float(draws[left].min()), float(draws[left].max())] if left.any() else []
+    return {"stages": counts, "left": _counts(sizes, left), "ends": ends}
+
+
+def threshold(fraction: float, drawn: Sequence[Done]) -> float:
+    """The draw below which a document is for validation: the recipe's fraction, or, where one part of a small corpus
+    would be empty by that, what puts the nearest documents into it."""
+    ends = [end for done in drawn for end in done.result["ends"]]
+    if not 0 < fraction < 1 or not ends or min(ends) < fraction <= max(ends) or min(ends) == max(ends):
+        return fraction
+    say("too few documents for both parts by the draw alone: the smaller part takes the nearest")
+    return float(np.nextafter(min(ends), 1.0)) if fraction <= min(ends) else max(ends)
+
+
+def split_tasks(limit: float, found: str, overlap: str, read: Sequence[Done], drawn: Sequence[Done]) -> list[Task]:
+    """`limit`: see `threshold`. `found`: fingerprint of what stage leaks found; `overlap`: data.validation_overlap."""
+    arguments = {"limit": limit, "overlap": overlap}
+    return [
+        Task(
+            "split",
+            done.name,
+            f"{__name__}:split",
+            {"shard": shard, **arguments},
+            (done.output, found, read[shard].output),
+            clean_bytes(read[shard]),
+        )
+        for shard, done in enumerate(drawn)
     ]
-    pq.write_table(pa.Table.from_arrays(columns, schema=DECISIONS), out / "decisions.parquet", compression="zstd")
-    splits = {name: _counts(sizes, parts == name) for name in SPLITS}
-    return {"stages": counts, "splits": splits}
 
 
-def account(stages: Stages, dropping: Sequence[str], done: Sequence[Done]) -> None:
+def split(out: Path, root: Path, shard: int, limit: float, overlap: str) -> dict[str, Any]:
+    """Write decisions.parquet; documents and bytes of each part, and how many were dropped."""
+    here = Shard(root, shard)
+    sizes = np.asarray(here.array("read", "bytes.npy"))
+    drawn = here.table("draw", "decisions.parquet")
+    codes, names = codes_of(drawn["reason"])
+    parts = (np.asarray(here.array("draw", "draws.npy")) < limit).astype(np.int16)
+    parts[codes >= 0] = -1
+    dropped = {}
+    if overlap != "keep":
+        leaked = leaks.leaked(here)
+        parts[leaked] = -1 if overlap == "drop" else SPLITS.index("train")
+        if overlap == "drop" and len(leaked):
+            codes[leaked] = len(names)
+            names = [*names, leaks.REASON]
+            dropped[leaks.REASON] = len(leaked)
+    save_decisions(out, DECISIONS, codes, names, drawn["twin"], dictionary(parts, list(SPLITS)))
+    return {"splits": part_counts(sizes, parts), "dropped": dropped}
+
+
+def part_counts(sizes: NDArray[np.int64], parts: NDArray[np.int16]) -> dict[str, Any]:
+    """Documents and bytes of each part. `parts`: numbers of SPLITS, -1 where a document is dropped."""
+    return {name: _counts(sizes, parts == number) for number, name in enumerate(SPLITS)}
+
+
+def codes_of(column: pa.ChunkedArray, names: list[str] | None = None) -> tuple[NDArray[np.int16], list[str]]:
+    """The numbers of a column of names, -1 for null, and the names (those given, or all that occur)."""
+    texts = column.cast(pa.string()).combine_chunks()
+    names = pc.unique(texts.drop_null()).to_pylist() if names is None else names
+    found = pc.index_in(texts, pa.array(names, pa.string())).fill_null(-1)
+    return np.array(found, np.int16), names
+
+
+def dictionary(codes: NDArray[Any], names: list[str]) -> pa.DictionaryArray:
+    """Names by their numbers; null for -1."""
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), pa.array(names, pa.string()))
+
+
+def save_decisions(out: Path, schema: pa.Schema, codes: NDArray[np.int16], names: list[str], *columns: Any) -> None:
+    """Write decisions.parquet. `codes`: numbers of the reasons `names`, -1 where a document is kept."""
+    table = pa.Table.from_arrays([dictionary(codes, names), *columns], schema=schema)
+    pq.write_table(table, out / "decisions.parquet", compression="zstd")
+
+
+def account(stages: Stages, dropping: Sequence[str], drawn: Sequence[Done], done: Sequence[Done]) -> None:
     """Enter what each stage dropped."""
-    names = [*dropping, "split"]
-    for task in done:
-        counts = task.result["stages"]
-        for stage, following in zip(names, [*names[1:], "split"], strict=True):
+    for before, after in zip(drawn, done, strict=True):
+        counts = {**before.result["stages"], "split": {**before.result["left"], "dropped": after.result["dropped"]}}
+        names = [*dropping, "split"]
+        for stage, following in pairwise(names):
             stages[stage].count(counts[stage], counts[following], counts[stage]["dropped"])
+        stages["split"].count(counts["split"], total(after), after.result["dropped"])
+
+
+def total(split: Done) -> dict[str, int]:
+    """Documents and bytes of both parts."""
+    parts = split.result["splits"].values()
+    return {key: sum(part[key] for part in parts) for key in ("documents", "bytes")}
 
 
 def _counts(sizes: NDArray[np.int64], chosen: NDArray[np.bool_]) -> dict[str, Any]:
@@ -97,7 +180,7 @@ def _counts(sizes: NDArray[np.int64], chosen: NDArray[np.bool_]) -> dict[str, An
 
 
 def _dropped(
-    here: Shard, stage: str, share: float | None
+    here: Shard, stage: str, repeats: int, share: float | None
 ) -> tuple[NDArray[np.int64], NDArray[np.object_], NDArray[np.uint64] | None]:
     """Rows that a stage drops, its reasons, and the documents that stay in their place where it names them."""
     if stage == "filter":
@@ -106,18 +189,18 @@ def _dropped(
         names = np.array(here.result("filter")["rules"], object)
         return rows, names[codes[rows]] if len(rows) else np.empty(0, object), None
     if stage == "decontaminate":
-        hits = here.table("contaminate", "hits.parquet")
-        rows = np.flatnonzero(pc.fill_null(pc.greater_equal(hits["fraction"], share), False).to_numpy())
-        sets = hits["evaluation_set"].take(pa.array(rows)).to_pylist()
-        return rows, np.array([f"contaminated:{name}" for name in sets], object), None
+        assert share is not None
+        rows = evaluations.contaminated(here, share)
+        sets = here.table("contaminate", "hits.parquet", ["evaluation_set"])["evaluation_set"].take(pa.array(rows))
+        return rows, np.array([f"contaminated:{name}" for name in sets.to_pylist()], object), None
     if stage == "near_dedup":
         rows, twins = near.dropped(here)
         return rows, np.full(len(rows), "near_duplicate", object), twins
-    rows, twins = here.pairs("exact_dedup", "dropped.npy")
+    rows, twins = here.pairs("exact_dedup", repeats)
     return rows, np.full(len(rows), "exact_duplicate", object), twins
 
 
-def _share(here: Shard, clustered: bool, seed: int) -> NDArray[np.float64]:
+def _draws(here: Shard, clustered: bool, seed: int) -> NDArray[np.float64]:
     """A number in [0, 1) per document: a function of the text that stands for its cluster and the seed, so that neither
     copies nor near-copies fall apart."""
     hashes = near.cluster_hashes(here) if clustered else np.asarray(here.array("read", "hashes.npy"))

@@ -15,29 +15,39 @@ import numpy as np
 from groundup.data.dedup.arrays import partitions_for, save
 from groundup.data.dedup.exact import BYTES_PER_ENTRY, duplicates, scatter
 from groundup.data.execute.task import Done, Task
+from groundup.data.stages.read import clean_bytes
 from groundup.data.stages.run import Stages
-from groundup.data.stages.shard import Shard, name
+from groundup.data.stages.shard import Found, Shard, name
 from groundup.rundir import fingerprint
 
 
-def exact(stages: Stages, filtered: bool, read: Sequence[Done], made: Sequence[Sequence[str]], memory: int) -> str:
-    """Do the stage; fingerprint of what it found. `filtered`: whether rules have dropped some. `made`: of each shard
+def exact(stages: Stages, filtered: bool, read: Sequence[Done], made: Sequence[Sequence[str]], memory: int) -> Found:
+    """Do the stage. `filtered`: whether rules have dropped some. `made`: of each shard
     what that depends on. `memory`: bytes that a task may take."""
     work = f"{__name__}:scatter_shard"
     tasks = [
-        Task("exact_hashes", done.name, work, {"shard": shard, "filtered": filtered}, (fingerprint(before),))
+        Task(
+            "exact_hashes",
+            done.name,
+            work,
+            {"shard": shard, "filtered": filtered},
+            (fingerprint(before),),
+            clean_bytes(done),
+        )
         for shard, (done, before) in enumerate(zip(read, made, strict=True))
     ]
     scattered = stages.run(tasks, "exact_dedup")
     entries = sum(done.result["entries"] for done in scattered)
     partitions = partitions_for(entries, BYTES_PER_ENTRY, memory)
-    outputs = tuple(done.output for done in scattered)
+    hashes = fingerprint([done.output for done in scattered])
     arguments = {"shards": len(read), "partitions": partitions}
+    size = sum(map(clean_bytes, read)) // partitions
     tasks = [
-        Task("exact_dedup", name(part), f"{__name__}:find_repeats", {"partition": part, **arguments}, outputs)
+        Task("exact_dedup", name(part), f"{__name__}:find_repeats", {"partition": part, **arguments}, (hashes,), size)
         for part in range(partitions)
     ]
-    return fingerprint([done.output for done in stages.run(tasks, "exact_dedup")])
+    found = stages.run(tasks, "exact_dedup")
+    return Found(partitions, fingerprint([done.output for done in found]))
 
 
 def scatter_shard(out: Path, root: Path, shard: int, filtered: bool) -> dict[str, Any]:

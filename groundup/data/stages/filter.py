@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from groundup.data.clean.personal import find
 from groundup.data.execute.task import Done, Task
 from groundup.data.filters.presets import all_rules
 from groundup.data.filters.rules import decide
+from groundup.data.stages.read import clean_bytes
 from groundup.data.stages.shard import Shard
-from groundup.data.tags.custom import Tagger, custom_tags, load
+from groundup.data.tags.custom import Tagger, custom_tags, file_of, load
 from groundup.data.tags.language import languages
 from groundup.data.tags.statistics import statistics
+from groundup.errors import UserError
 from groundup.recipe.filters import Rule
 from groundup.recipe.language import Data
 
@@ -36,15 +39,15 @@ def wanted(data: Data) -> bool:
 def tag_tasks(data: Data, base: Path, read: Sequence[Done]) -> list[Task]:
     """`base`: the recipe's folder, where files of taggers are looked for."""
     arguments = {"personal": data.personal == "drop", "taggers": data.taggers, "base": str(base.absolute())}
-    code = tuple(_code(load(tagger, base)) for tagger in data.taggers)
     return [
         Task(
             "tag",
             done.name,
             f"{__name__}:tag",
-            {"shard": shard, **arguments},
-            (done.output, *code),
-            done.result["clean"]["bytes"],
+            arguments,
+            (done.output, *code(data, base)),
+            clean_bytes(done),
+            shard,
         )
         for shard, done in enumerate(read)
     ]
@@ -55,11 +58,7 @@ def tag(out: Path, root: Path, shard: int, personal: bool, taggers: list[str], b
     own = [load(tagger, Path(base)) for tagger in taggers]
     writer = None
     for batch in Shard(root, shard).batches(["text"]):
-        text = batch.column("text")
-        tables = [statistics(text), languages(text), *([_personal(text)] if personal else [])]
-        tables += [custom_tags(tagger, text) for tagger in own]
-        columns = {column: table.column(column) for table in tables for column in table.column_names}
-        table = pa.table(columns)
+        table = _tags(batch.column("text"), personal, own)
         if writer is None:
             writer = pq.ParquetWriter(out / "tags.parquet", table.schema, compression="zstd")
         writer.write_table(table)
@@ -68,9 +67,40 @@ def tag(out: Path, root: Path, shard: int, personal: bool, taggers: list[str], b
     return {}
 
 
-def _code(tagger: Tagger) -> str:
-    """Changes with the file that a tagger is in."""
-    return xxhash.xxh3_128_hexdigest(Path(tagger.file).read_bytes())
+def _tags(text: pa.LargeStringArray, personal: bool, own: list[Tagger]) -> pa.Table:
+    tables = [statistics(text), languages(text), *([_personal(text)] if personal else [])]
+    tables += [custom_tags(tagger, text) for tagger in own]
+    return pa.table({column: table.column(column) for table in tables for column in table.column_names})
+
+
+def check_tags(data: Data, base: Path) -> None:
+    """Raise UserError where rules, or near_duplicates.keep, ask for a tag that there is not, or for another kind of
+    value. Told by the tags of one small text, before all texts are read."""
+    own = [load(tagger, base) for tagger in data.taggers]
+    tags = _tags(pa.array(["A text."], pa.large_string()), data.personal == "drop", own)
+    decide(rules(data), tags)
+    if data.near_duplicates is None or data.near_duplicates.keep in ("first", "longest"):
+        return
+    keep = data.near_duplicates.keep
+    numbers = [name for name, kind in zip(tags.column_names, tags.schema.types, strict=True) if _is_number(kind)]
+    if keep not in numbers:
+        near = difflib.get_close_matches(keep, numbers, 1, 0.5)
+        raise UserError(
+            f"{keep!r} is no tag with numbers",
+            where="data.near_duplicates.keep",
+            expected="first, longest, or one of " + ", ".join(numbers),
+            advice=f"Did you mean {near[0]!r}?" if near else "",
+        )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    # A tagger may give no number for the one text.
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))
+
+
+def code(data: Data, base: Path) -> list[str]:
+    """Changes with the files that taggers are in."""
+    return [xxhash.xxh3_128_hexdigest(file_of(tagger, base).read_bytes()) for tagger in data.taggers]
 
 
 def _personal(text: pa.LargeStringArray) -> pa.Table:
@@ -84,11 +114,19 @@ def rules(data: Data) -> list[Rule]:
     return all_rules(data.filters, [*([PERSONAL] if data.personal == "drop" else []), *data.rules])
 
 
-def filter_tasks(data: Data, tagged: Sequence[Done]) -> list[Task]:
+def filter_tasks(data: Data, read: Sequence[Done], tagged: Sequence[Done]) -> list[Task]:
     found = [rule.model_dump() for rule in rules(data)]
     return [
-        Task("filter", done.name, f"{__name__}:filter_shard", {"shard": shard, "rules": found}, (done.output,))
-        for shard, done in enumerate(tagged)
+        Task(
+            "filter",
+            done.name,
+            f"{__name__}:filter_shard",
+            {"rules": found},
+            (tags.output, done.output),
+            clean_bytes(done),
+            shard,
+        )
+        for shard, (done, tags) in enumerate(zip(read, tagged, strict=True))
     ]
 
 
@@ -97,8 +135,17 @@ def filter_shard(out: Path, root: Path, shard: int, rules: list[dict[str, Any]])
     names = [Rule(**rule).label for rule in rules]
     path = Shard(root, shard).file("tag", "tags.parquet")
     codes = np.full(Shard(root, shard).rows, -1, np.int16)
-    if path.exists():
-        found = decide([Rule(**rule) for rule in rules], pq.read_table(path, use_threads=False))
-        codes[:] = pc.fill_null(pc.index_in(found, pa.array(names, found.type)), -1).to_numpy()
+    start = 0
+    for table in _row_groups(path) if path.exists() else ():
+        found = decide([Rule(**rule) for rule in rules], table)
+        numbers = pc.fill_null(pc.index_in(found, pa.array(names, found.type)), -1).to_numpy()
+        codes[start : start + len(numbers)] = numbers
+        start += len(numbers)
     np.save(out / "reasons.npy", codes)
     return {"rules": names}
+
+
+def _row_groups(path: Path) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, use_threads=False)

@@ -5,7 +5,8 @@ Signatures depend on the text alone, so another threshold or filter computes non
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 
 from groundup.console import say
 from groundup.data.dedup import keep
-from groundup.data.dedup.arrays import ROW_BITS, ROW_MASK, open_array, partitions_for, save
-from groundup.data.dedup.bands import Banding, band_keys, choose_bands, scatter_bands
+from groundup.data.dedup.arrays import ROW_BITS, ROW_MASK, ArrayWriter, open_array, partitions_for, save
+from groundup.data.dedup.bands import Banding, choose_bands, scatter_bands
 from groundup.data.dedup.candidates import BYTES_PER_ENTRY, band_edges
 from groundup.data.dedup.components import cluster_roots, components
 from groundup.data.dedup.signatures import signatures
 from groundup.data.execute.task import Done, Task
+from groundup.data.stages import evaluations
+from groundup.data.stages.read import clean_bytes
 from groundup.data.stages.run import Stages
 from groundup.data.stages.shard import Shard, name
 from groundup.recipe.language import NearDuplicates
@@ -28,21 +31,31 @@ from groundup.rundir import fingerprint
 FOLDER = "all"
 
 
+@dataclass(frozen=True)
+class Before:
+    """What is known of documents before clusters are made: whether rules have dropped some, the partitions of
+    exact_dedup (0: it's off), the share of an evaluation item that contaminates (None: nothing is looked for)."""
+
+    filtered: bool
+    repeats: int
+    contaminated: float | None
+
+
 def run(
     stages: Stages,
     near: NearDuplicates,
-    dropping: Sequence[str],
+    before: Before,
     read: Sequence[Done],
     made: Sequence[Sequence[str]],
     memory: int,
     seed: int,
 ) -> str:
-    """Do the stage; fingerprint of the clusters. `dropping`: the stages that dropped documents before."""
+    """Do the stage; fingerprint of the clusters. `made`: of each shard what `before` depends on."""
     banding = choose_bands(near.threshold, near.permutations)
     say(_words(near.threshold, banding))
     how = {"permutations": near.permutations, "ngram": near.ngram, "seed": seed}
     tasks = [
-        Task("sign", done.name, f"{__name__}:sign", {"shard": shard, **how}, (done.output,), _size(done))
+        Task("sign", done.name, f"{__name__}:sign", how, (done.output,), clean_bytes(done), shard)
         for shard, done in enumerate(read)
     ]
     signed = stages.run(tasks, "near_dedup")
@@ -52,14 +65,16 @@ def run(
             "bands",
             done.name,
             f"{__name__}:scatter_shard",
-            {"shard": shard, "dropping": list(dropping), **shape},
-            (done.output, fingerprint(before)),
+            {"shard": shard, "filtered": before.filtered, "repeats": before.repeats, **shape},
+            (done.output, fingerprint(outputs)),
+            clean_bytes(read[shard]),
         )
-        for shard, (done, before) in enumerate(zip(signed, made, strict=True))
+        for shard, (done, outputs) in enumerate(zip(signed, made, strict=True))
     ]
     scattered = stages.run(tasks, "near_dedup")
     partitions = partitions_for(sum(done.result["documents"] for done in scattered), BYTES_PER_ENTRY, memory)
-    outputs = tuple(done.output for done in scattered)
+    keys = fingerprint([done.output for done in scattered])
+    size = sum(map(clean_bytes, read)) // (banding.bands * partitions)
     tasks = [
         Task(
             "edges",
@@ -72,7 +87,8 @@ def run(
                 "shards": len(read),
                 "banding": banding.__dict__,
             },
-            outputs,
+            (keys,),
+            size,
         )
         for band in range(banding.bands)
         for part in range(partitions)
@@ -83,15 +99,16 @@ def run(
         "near_dedup",
         FOLDER,
         f"{__name__}:cluster",
-        {"edges": [done.name for done in found], "counts": counts, "stays": near.keep},
-        (*(done.output for done in found), *(done.output for done in read)),
+        {
+            "edges": [done.name for done in found],
+            "counts": counts,
+            "stays": near.keep,
+            "contaminated": before.contaminated,
+        },
+        (fingerprint([done.output for done in found]), fingerprint(made)),
+        sum(map(clean_bytes, read)),
     )
     return stages.run([task], "near_dedup")[0].output
-
-
-def _size(read: Done) -> int:
-    size: int = read.result["clean"]["bytes"]
-    return size
 
 
 def _words(threshold: float, banding: Banding) -> str:
@@ -108,23 +125,23 @@ def _words(threshold: float, banding: Banding) -> str:
 
 def sign(out: Path, root: Path, shard: int, permutations: int, ngram: int, seed: int) -> dict[str, Any]:
     """Write signatures.npy, uint32 [N, permutations]."""
-    found = [np.empty((0, permutations), np.uint32)]
-    for batch in Shard(root, shard).batches(["text"]):
-        found.append(signatures(batch.column("text"), permutations, ngram, seed))
-    save(out / "signatures.npy", np.concatenate(found))
+    here = Shard(root, shard)
+    with ArrayWriter(out / "signatures.npy", here.rows, permutations, np.uint32) as writer:
+        for batch in here.batches(["text"]):
+            writer.add(signatures(batch.column("text"), permutations, ngram, seed))
     return {}
 
 
-def scatter_shard(out: Path, root: Path, shard: int, dropping: list[str], bands: int, rows: int) -> dict[str, Any]:
+def scatter_shard(
+    out: Path, root: Path, shard: int, filtered: bool, repeats: int, bands: int, rows: int
+) -> dict[str, Any]:
     """Write bands.npy: the keys in each band of the documents that no stage has dropped."""
     here = Shard(root, shard)
     left = np.ones(here.rows, bool)
-    if "filter" in dropping:
+    if filtered:
         left &= np.asarray(here.array("filter", "reasons.npy")) < 0
-    if "exact_dedup" in dropping:
-        left[here.pairs("exact_dedup", "dropped.npy")[0]] = False
-    keys = band_keys(np.asarray(here.array("sign", "signatures.npy"))[left], bands, rows)
-    scatter_bands(keys, here.numbers[left], out / "bands.npy")
+    left[here.pairs("exact_dedup", repeats)[0]] = False
+    scatter_bands(here.array("sign", "signatures.npy"), left, shard << ROW_BITS, (bands, rows), out / "bands.npy")
     return {"documents": int(left.sum())}
 
 
@@ -145,22 +162,30 @@ def find_edges(
     return {"edges": len(edges)}
 
 
-def cluster(out: Path, root: Path, edges: list[str], counts: list[int], stays: str) -> dict[str, Any]:
-    """Write counts.npy, the shards' rows, roots.npy, and kept.npy unless the first stays."""
+def cluster(
+    out: Path, root: Path, edges: list[str], counts: list[int], stays: str, contaminated: float | None
+) -> dict[str, Any]:
+    """Write counts.npy, the shards' rows, roots.npy, and kept.npy unless the first stays. A contaminated document stays
+    only where all of its cluster are: the others would fall with it."""
     save(out / "counts.npy", np.array(counts))
     components((root / "edges" / edge / "edges.npy" for edge in edges), counts, out / "roots.npy")
-    if stays != "first":
-        keep.choose_kept(out / "roots.npy", _values(root, len(counts), stays), out / "kept.npy")
+    if stays != "first" or contaminated is not None:
+        values = (_values(Shard(root, shard), stays, contaminated) for shard in range(len(counts)))
+        keep.choose_kept(out / "roots.npy", values, out / "kept.npy")
     return {}
 
 
-def _values(root: Path, shards: int, stays: str) -> Iterator[NDArray[np.float64]]:
-    for shard in range(shards):
-        here = Shard(root, shard)
-        if stays == "longest":
-            yield np.asarray(here.array("read", "bytes.npy"), np.float64)
-        else:
-            yield here.table("tag", "tags.parquet", [stays])[stays].to_numpy().astype(np.float64)
+def _values(here: Shard, stays: str, contaminated: float | None) -> NDArray[np.float64]:
+    """Of each document how much is for its staying."""
+    values = np.zeros(here.rows)
+    if stays == "longest":
+        values[:] = here.array("read", "bytes.npy")
+    elif stays != "first" and here.rows:
+        values[:] = here.table("tag", "tags.parquet", [stays])[stays].to_numpy()
+        values[np.isnan(values)] = np.finfo(np.float64).min
+    if contaminated is not None:
+        values[evaluations.contaminated(here, contaminated)] = -np.inf
+    return values
 
 
 def dropped(here: Shard) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:

@@ -1,8 +1,10 @@
-"""Stage paragraph_dedup: paragraphs that stand in the kept documents more than once go, but for the first."""
+"""Stage paragraph_dedup: paragraphs that stand in the kept documents more than once go, but for the first, and with
+them the documents of which nothing is left."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,28 @@ from groundup.data.dedup.arrays import ROW_BITS, partitions_for, save
 from groundup.data.dedup.exact import BYTES_PER_ENTRY, duplicates, scatter
 from groundup.data.dedup.paragraphs import PARAGRAPH, drop_passages, passage_hashes
 from groundup.data.execute.task import Done, Task
+from groundup.data.stages import decide
 from groundup.data.stages.run import Stages
 from groundup.data.stages.shard import Shard, name
 from groundup.rundir import fingerprint
 
+REASON = "repeated_paragraphs"
+DECISIONS = pa.schema([*decide.DECISIONS, ("paragraphs_cut", pa.int32()), ("bytes_cut", pa.int64())])
 
-def run(stages: Stages, shortest: int, split: Sequence[Done], memory: int) -> str:
-    """Do the stage; fingerprint of what it found. `shortest`: characters of a paragraph that is looked at."""
+
+@dataclass(frozen=True)
+class Cut:
+    """Which paragraphs are left out: those found in so many partitions, of at least so many characters."""
+
+    partitions: int
+    shortest: int
+
+
+def run(
+    stages: Stages, shortest: int, read: Sequence[Done], split: Sequence[Done], memory: int
+) -> tuple[list[Done], Cut, str]:
+    """Do the stage; of each shard what is left, what is cut, and the fingerprint of that. `shortest`: characters of a
+    paragraph that is looked at."""
     work = f"{__name__}:scatter_shard"
     tasks = [
         Task("passage_hashes", done.name, work, {"shard": shard, "shortest": shortest}, (done.output,), _kept(done))
@@ -28,32 +45,56 @@ def run(stages: Stages, shortest: int, split: Sequence[Done], memory: int) -> st
     ]
     scattered = stages.run(tasks, "paragraph_dedup")
     partitions = partitions_for(sum(done.result["entries"] for done in scattered), BYTES_PER_ENTRY, memory)
-    outputs = tuple(done.output for done in scattered)
+    hashes = fingerprint([done.output for done in scattered])
     arguments = {"shards": len(split), "partitions": partitions}
+    size = sum(map(_kept, split)) // partitions
     tasks = [
-        Task("passages", name(part), f"{__name__}:find_repeats", {"partition": part, **arguments}, outputs)
+        Task("passages", name(part), f"{__name__}:find_repeats", {"partition": part, **arguments}, (hashes,), size)
         for part in range(partitions)
     ]
-    return fingerprint([done.output for done in stages.run(tasks, "paragraph_dedup")])
+    found = fingerprint([done.output for done in stages.run(tasks, "paragraph_dedup")])
+    tasks = [
+        Task(
+            "paragraph_dedup",
+            done.name,
+            f"{__name__}:decide_shard",
+            {"shard": shard, "partitions": partitions},
+            (found, scattered[shard].output, done.output, read[shard].output),
+            _kept(done),
+        )
+        for shard, done in enumerate(split)
+    ]
+    return stages.run(tasks, "paragraph_dedup"), Cut(partitions, shortest), found
+
+
+def account(stages: Stages, split: Sequence[Done], left: Sequence[Done]) -> None:
+    """Enter what the stage cut and dropped."""
+    for before, after in zip(split, left, strict=True):
+        stages["paragraph_dedup"].count(decide.total(before), decide.total(after), after.result["dropped"])
 
 
 def _kept(done: Done) -> int:
-    return sum(part["bytes"] for part in done.result["splits"].values())
+    return decide.total(done)["bytes"]
 
 
 def scatter_shard(out: Path, root: Path, shard: int, shortest: int) -> dict[str, Any]:
-    """Write hashes.npy: hashes and numbers, sorted, of the passages of the documents that are kept."""
+    """Write hashes.npy: hashes and numbers, sorted, of the passages of the documents that are kept; passages.npy, int64
+    [M, 2], of every passage its document's row and its bytes."""
     here = Shard(root, shard)
-    kept, hashes, numbers = here.kept, [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint64)]
+    kept = np.asarray(here.table("split", "decisions.parquet", ["reason"])["reason"].is_null())
+    hashes, numbers, passages = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint64)], [np.empty((0, 2), np.int64)]
     row = passage = 0
     for batch in here.batches(["text"]):
-        found, counts = passage_hashes(batch.column("text"), PARAGRAPH, shortest)
-        mine = np.repeat(kept[row : row + len(batch)], counts)
+        found, sizes, counts = passage_hashes(batch.column("text"), PARAGRAPH, shortest)
+        rows = np.repeat(np.arange(row, row + len(batch)), counts)
+        mine = kept[rows]
         hashes.append(found[mine])
         numbers.append(np.flatnonzero(mine).astype(np.uint64) + np.uint64((shard << ROW_BITS) + passage))
+        passages.append(np.stack([rows, sizes], axis=1))
         row += len(batch)
         passage += len(found)
     scatter(np.concatenate(hashes), np.concatenate(numbers), out / "hashes.npy")
+    save(out / "passages.npy", np.concatenate(passages))
     return {"entries": int(sum(map(len, numbers)))}
 
 
@@ -65,17 +106,36 @@ def find_repeats(out: Path, root: Path, partition: int, shards: int, partitions:
     return {"pairs": len(pairs)}
 
 
-def without(here: Shard, shortest: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def decide_shard(out: Path, root: Path, shard: int, partitions: int) -> dict[str, Any]:
+    """Write decisions.parquet, with what is cut out of each document; documents and bytes left of each part, and how
+    many documents were dropped."""
+    here = Shard(root, shard)
+    sizes = np.asarray(here.array("read", "bytes.npy"))
+    gone = here.array("passage_hashes", "passages.npy")[here.pairs("passages", partitions)[0]]
+    paragraphs = np.bincount(gone[:, 0], minlength=len(sizes)).astype(np.int32)
+    lost = np.bincount(gone[:, 0], gone[:, 1], minlength=len(sizes)).astype(np.int64)
+    before = here.table("split", "decisions.parquet")
+    codes, names = decide.codes_of(before["reason"])
+    parts, _ = decide.codes_of(before["split"], list(decide.SPLITS))
+    emptied = (codes < 0) & (sizes == lost)
+    codes[emptied], parts[emptied] = len(names), -1
+    columns = [before["twin"], decide.dictionary(parts, list(decide.SPLITS)), pa.array(paragraphs), pa.array(lost)]
+    decide.save_decisions(out, DECISIONS, codes, [*names, REASON], *columns)
+    dropped = {REASON: int(emptied.sum())} if emptied.any() else {}
+    return {"splits": decide.part_counts(sizes - lost, parts), "dropped": dropped}
+
+
+def without(here: Shard, cut: Cut, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """All documents of a shard, in order, without the passages that stand elsewhere too."""
-    gone: NDArray[np.int64] = np.sort(here.pairs("passages", "dropped.npy")[0])
+    gone: NDArray[np.int64] = np.sort(here.pairs("passages", cut.partitions)[0])
     passage = 0
     for batch in batches:
         place = batch.schema.get_field_index("text")
-        _, counts = passage_hashes(batch.column(place), PARAGRAPH, shortest)
+        _, _, counts = passage_hashes(batch.column(place), PARAGRAPH, cut.shortest)
         total = int(counts.sum())
         begin, end = np.searchsorted(gone, [passage, passage + total])
         marks = np.zeros(total, bool)
         marks[gone[begin:end] - passage] = True
         passage += total
-        text, _ = drop_passages(batch.column(place), PARAGRAPH, shortest, marks)
+        text, _ = drop_passages(batch.column(place), PARAGRAPH, cut.shortest, marks)
         yield batch.set_column(place, "text", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from groundup.data.clean.text import clean_texts
 from groundup.data.dedup.hashes import content_hashes
 from groundup.data.execute.task import Done, Task
 from groundup.data.read.malformed import KEPT_MESSAGES, Malformed
-from groundup.data.read.slices import Slice, read_slice
+from groundup.data.read.slices import DOCUMENTS, Slice, read_slice
 from groundup.data.stages.run import Stages
-from groundup.data.stages.shard import DOCUMENTS, name
+from groundup.data.stages.shard import name
 from groundup.recipe.language import Data, Source
 
 MALFORMED = "malformed.jsonl"
-DROPPED = pa.schema([("id", pa.string()), ("reason", pa.string())])
+DROPPED = pa.schema([("id", pa.string()), ("reason", pa.string()), ("beginning", pa.string())])
+BEGINNING = 240  # characters kept of a document that is dropped here
 
 
 def tasks(data: Data, slices: Sequence[tuple[int, Slice]]) -> list[Task]:
@@ -50,11 +52,13 @@ def tasks(data: Data, slices: Sequence[tuple[int, Slice]]) -> list[Task]:
 def read(
     out: Path, root: Path, piece: dict[str, Any], source: dict[str, Any], cleaning: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write documents.parquet, hashes.npy (uint64 [N, 2]) and bytes.npy (int64 [N]); dropped.parquet for the rest."""
+    """Write documents.parquet, hashes.npy (uint64 [N, 2]), bytes.npy (int64 [N]) and cleaning.parquet, what was taken
+    out of each document; dropped.parquet for the rest."""
     counts: dict[str, Any] = {"read": _counts(), "clean": _counts(), "dropped": {}}
     hashes, sizes = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
     clock = _Clock()
     dropped: list[pa.RecordBatch] = []
+    taken: list[pa.Table] = []
     with (
         Malformed(out / MALFORMED) as malformed,
         pq.ParquetWriter(
@@ -64,7 +68,8 @@ def read(
         batches = read_slice(Slice.from_dict(piece), Source(**source), malformed)
         while (batch := clock.time("read", lambda: next(batches, None))) is not None:
             _count(counts["read"], batch.column("text"))
-            kept, lost = clock.time("clean", lambda batch=batch: _clean(batch, cleaning))
+            kept, lost, out_of_it = clock.time("clean", lambda batch=batch: _clean(batch, cleaning))
+            taken.append(out_of_it)
             dropped.append(lost)
             _count(counts["clean"], kept.column("text"))
             writer.write_batch(kept)
@@ -75,24 +80,31 @@ def read(
     lost = pa.Table.from_batches(dropped, DROPPED)
     if len(lost):
         pq.write_table(lost, out / "dropped.parquet", compression="zstd")
+    if taken:
+        table = pa.concat_tables(taken)
+        pq.write_table(table, out / "cleaning.parquet", compression="zstd")
+        counts["taken"] = {column: pc.sum(table[column]).as_py() or 0 for column in table.column_names}
     counts["dropped"] = {entry["values"]: entry["counts"] for entry in lost["reason"].value_counts().to_pylist()}
     counts["malformed"], counts["records"] = malformed.count, malformed.total
     counts["first_malformed"] = malformed.first
     return {**counts, "seconds": clock.seconds}
 
 
-def _clean(batch: pa.RecordBatch, cleaning: dict[str, Any]) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """The documents that are left, with their text mended, and (id, reason) of the others."""
+def _clean(batch: pa.RecordBatch, cleaning: dict[str, Any]) -> tuple[pa.RecordBatch, pa.RecordBatch, pa.Table]:
+    """The documents that are left, with their text mended; the others; and how much was taken out of those left, a
+    column for each kind."""
     cleaned = clean_texts(batch.column("text"), frozenset(cleaning["lines"]), cleaning["repair"])
-    text = cleaned.texts
+    text, taken = cleaned.texts, {"lines": pa.array(cleaned.dropped)}
     if cleaning["mask"]:
-        text, _ = mask(text)
+        text, counts = mask(text)
+        taken |= {name: counts[name] for name in counts.column_names}
     length = pc.utf8_length(text)
     good = pc.greater_equal(length, max(1, cleaning["shortest"]))
     reasons = pc.if_else(pc.equal(length, 0), "empty", "too_short")
-    lost = pa.RecordBatch.from_arrays([batch.column("id"), reasons], schema=DROPPED).filter(pc.invert(good))
+    columns = [batch.column("id"), reasons, pc.utf8_slice_codeunits(text, 0, BEGINNING).cast(pa.string())]
+    lost = pa.RecordBatch.from_arrays(columns, schema=DROPPED).filter(pc.invert(good))
     kept = batch.set_column(batch.schema.get_field_index("text"), "text", text).filter(good)
-    return kept.select(DOCUMENTS.names).cast(DOCUMENTS), lost
+    return kept.select(DOCUMENTS.names).cast(DOCUMENTS), lost, pa.table(taken).filter(good)
 
 
 def _counts() -> dict[str, int]:
@@ -119,14 +131,23 @@ class _Clock:
         return found
 
 
-def account(stages: Stages, done: Sequence[Done]) -> None:
-    """Enter what was read and cleaned."""
+def clean_bytes(done: Done) -> int:
+    """Bytes of text that a document shard holds."""
+    size: int = done.result["clean"]["bytes"]
+    return size
+
+
+def account(stages: Stages, done: Sequence[Done]) -> dict[str, int]:
+    """Enter what was read and cleaned; how much cleaning took out of the documents that it left, by kind."""
+    taken = Counter[str]()
     for task in done:
         found = task.result
         records = {**found["read"], "documents": found["records"]}
         malformed = {"malformed": found["malformed"]} if found["malformed"] else {}
         stages["read"].count(records, found["read"], malformed)
         stages["clean"].count(found["read"], found["clean"], found["dropped"])
+        taken.update(found.get("taken", {}))
+    return dict(taken)
 
 
 def check_malformed(data: Data, root: Path, done: Sequence[Done]) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import resource
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from groundup.console import Bar, say
 from groundup.data.execute.executor import Run
-from groundup.data.execute.task import Done, Task
+from groundup.data.execute.task import Done, Task, adopt
 from groundup.data.stage import Stage
 
 
 class Stages:
-    """Runs tasks and keeps account of them. `by_name`: the stages, in the order in which they were first asked for."""
+    """Runs tasks, `workers` at once, under the root of all stages, and keeps account of them. What earlier runs did is
+    in the account as what it took then. `by_name`: the stages, in the order in which they were first asked for."""
 
-    def __init__(self, execute: Run) -> None:
-        self.execute = execute
+    def __init__(self, execute: Run, root: Path, workers: int) -> None:
+        self.execute, self.root, self.workers = execute, root, workers
         self.by_name: dict[str, Stage] = {}
         self.tasks: dict[str, set[str]] = {}
         self._peaks: dict[str, int] = {}
@@ -28,33 +31,37 @@ class Stages:
     def run(self, tasks: Sequence[Task], stage: str) -> list[Done]:
         """Do the tasks as a part of a stage; what each made, in their order."""
         self.tasks.setdefault(tasks[0].stage, set()).update(task.name for task in tasks)
+        adopt(tasks, self.root)
         sizes = {task.name: task.size for task in tasks}
         found: dict[str, Done] = {}
         wall = time.perf_counter()
-        with Bar(tasks[0].stage, sum(sizes.values()) or len(tasks), "B" if sum(sizes.values()) else "tasks") as bar:
+        total = sum(sizes.values())
+        with Bar(tasks[0].stage, total or len(tasks), "B" if total else "tasks") as bar:
             for done in self.execute(tasks):
                 found[done.name] = done
-                bar.advance(sizes[done.name] if sum(sizes.values()) else 1, f"{len(found)} of {len(tasks)} tasks")
+                advance = bar.skip if done.skipped else bar.advance
+                advance(sizes[done.name] if total else 1, f"{len(found)} of {len(tasks)} tasks")
                 self._peaks[done.process] = max(self._peaks.get(done.process, 0), 0 if done.skipped else done.peak)
-        made = [done for done in found.values() if not done.skipped]
-        if len(made) < len(found):
-            say(f"{tasks[0].stage}: {len(found) - len(made)} of {len(found)} tasks were done before")
+        before = [done for done in found.values() if done.skipped]
+        if before:
+            say(f"{tasks[0].stage}: {len(before)} of {len(found)} tasks were done before")
         account = self[stage]
-        account.seconds += time.perf_counter() - wall
-        account.cpu_seconds += sum(done.cpu_seconds for done in made)
+        account.seconds += time.perf_counter() - wall + sum(done.seconds for done in before) / self.workers
+        account.cpu_seconds += sum(done.cpu_seconds for done in found.values())
         return [found[task.name] for task in tasks]
 
     def peak_memory_mb(self) -> float:
-        """Memory of this process and of all that did tasks, each at its highest; pages they share are counted again."""
+        """Memory of this process and of as many that did tasks as work at once, those that took most, each at its
+        highest; pages they share are counted again."""
         here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         own = f"{os.uname().nodename}/{os.getpid()}"
-        return round(here + sum(peak for process, peak in self._peaks.items() if process != own) / (1 << 20), 1)
+        others = heapq.nlargest(self.workers, (peak for process, peak in self._peaks.items() if process != own))
+        return round(here + sum(others) / (1 << 20), 1)
 
 
 def share_out(stages: Stages, whole: str, part: str, done: Sequence[Done]) -> None:
     """Move what tasks of the stage `whole` say their part `part` took to the stage of that name."""
-    made = [task for task in done if not task.skipped]
-    cpu = sum(task.parts.get(part, [0.0, 0.0])[1] for task in made)
+    cpu = sum(task.parts.get(part, [0.0, 0.0])[1] for task in done)
     share = cpu / stages[whole].cpu_seconds if stages[whole].cpu_seconds else 0.0
     wall = share * stages[whole].seconds
     stages[whole].cpu_seconds -= cpu

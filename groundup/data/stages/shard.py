@@ -18,18 +18,6 @@ from numpy.typing import NDArray
 
 from groundup.data.dedup.arrays import ROW_BITS, ROW_MASK, document_numbers, open_array, shard_slice
 
-DOCUMENTS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("source", pa.string()),
-        ("file", pa.string()),
-        ("record", pa.int64()),
-        ("offset", pa.int64()),
-        ("text", pa.large_string()),
-    ]
-)
-BATCH_BYTES = 8 << 20  # of text in memory at once
-
 
 def name(shard: int) -> str:
     return f"{shard:05d}"
@@ -38,6 +26,14 @@ def name(shard: int) -> str:
 def place(number: int) -> tuple[int, int]:
     """Shard and row of a document."""
     return number >> ROW_BITS, number & int(ROW_MASK)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Pairs that a stage found, in as many files as it had partitions, and the fingerprint of all of them."""
+
+    partitions: int
+    output: str
 
 
 @dataclass(frozen=True)
@@ -62,11 +58,10 @@ class Shard:
     def numbers(self) -> NDArray[np.uint64]:
         return document_numbers(self.number, self.rows)
 
-    @property
-    def kept(self) -> NDArray[np.bool_]:
-        """Which documents are left at the end."""
-        reasons = self.table("split", "decisions.parquet", ["reason"])["reason"]
-        return np.asarray(reasons.is_null())
+    def decisions(self, columns: list[str] | None = None) -> pa.Table:
+        """The last word on each document, once all stages are done."""
+        last = self.file("paragraph_dedup", "decisions.parquet")
+        return self.table("paragraph_dedup" if last.exists() else "split", "decisions.parquet", columns)
 
     def table(self, stage: str, file: str, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(self.file(stage, file), columns=columns, use_threads=False)
@@ -82,12 +77,12 @@ class Shard:
         found: dict[str, Any] = json.loads(self.file(stage, "manifest.json").read_bytes())["result"]
         return found
 
-    def pairs(self, stage: str, file: str) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    def pairs(self, stage: str, partitions: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """From a stage's files of pairs (document, other), each sorted by document: this shard's rows, and the others'
         numbers."""
         found = [np.empty((0, 2), np.uint64)]
-        for folder in sorted((self.root / stage).glob("[0-9]*")):
-            pairs = open_array(folder / file)
+        for partition in range(partitions):
+            pairs = open_array(self.root / stage / name(partition) / "dropped.npy")
             found.append(np.asarray(pairs[shard_slice(pairs[:, 0], self.number)]))
         mine = np.concatenate(found)
         return (mine[:, 0] & ROW_MASK).astype(np.int64), mine[:, 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from groundup.data.execute.task import Done, Task
 from groundup.data.stages import passages
 from groundup.data.stages.decide import SPLITS
+from groundup.data.stages.passages import Cut
 from groundup.data.stages.shard import Shard, name
 from groundup.data.tokens.encode import encode_shard
 from groundup.data.tokens.encoder import Engine, encoder_of
@@ -21,22 +22,34 @@ from groundup.data.tokens.sample import TrainingSample
 from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.data.tokens.train import train_tokenizer
 from groundup.recipe.language import Tokenizer as Section
+from groundup.rundir import fingerprint
 
 
 @dataclass(frozen=True)
-class Repeats:
-    """Which repeated paragraphs are left out: the fingerprint of what was found, their least length in characters."""
+class Texts:
+    """The texts that are left. `parts`: of each shard what it has of each part; `cut`: which paragraphs are left out;
+    `found`: the fingerprint of that."""
 
+    parts: Sequence[Done]
+    cut: Cut | None = None
     found: str = ""
-    shortest: int | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"cut": asdict(self.cut) if self.cut else None}
+
+    def size(self, shard: int, part: str) -> int:
+        """Bytes."""
+        size: int = self.parts[shard].result["splits"][part]["bytes"]
+        return size
 
 
-def tokenizer_task(section: Section, seed: int, split: Sequence[Done], repeats: Repeats) -> Task:
+def tokenizer_task(section: Section, seed: int, left: Texts) -> Task:
     """Train one, or take the recipe's."""
     if section.path is not None:
         sha256 = Tokenizer(Path(section.path)).sha256
         return Task("train_tokenizer", "all", f"{__name__}:take", {"path": section.path}, (sha256,))
-    sizes = [done.result["splits"]["train"]["bytes"] for done in split]
+    sizes = [left.size(shard, "train") for shard in range(len(left.parts))]
     sample = TrainingSample(sum(sizes), section.max_training_bytes, seed)
     shards = [shard for shard, size in enumerate(sizes) if size and sample.has_shard(shard)]
     arguments = {
@@ -46,9 +59,9 @@ def tokenizer_task(section: Section, seed: int, split: Sequence[Done], repeats: 
         "vocab_size": section.vocab_size,
         "max_bytes": section.max_training_bytes,
         "split": section.split,
-        "shortest": repeats.shortest,
+        **left.arguments,
     }
-    inputs = (repeats.found, *(split[shard].output for shard in shards))
+    inputs = (fingerprint([left.found, *(left.parts[shard].output for shard in shards)]),)
     size = min(section.max_training_bytes, sum(sizes))
     return Task("train_tokenizer", "all", f"{__name__}:train", arguments, inputs, size)
 
@@ -62,7 +75,7 @@ def train(
     vocab_size: int,
     max_bytes: int,
     split: str,
-    shortest: int | None,
+    cut: dict[str, int] | None,
 ) -> dict[str, Any]:
     """Write tokenizer.json and tokenizer_config.json."""
     sample = TrainingSample(total, max_bytes, seed)
@@ -70,7 +83,7 @@ def train(
     def chosen() -> Iterator[str]:
         for shard in shards:
             start = 0
-            for batch in texts(Shard(root, shard), "train", ["text"], shortest):
+            for batch in texts(Shard(root, shard), "train", ["text"], _cut(cut)):
                 rows = sample.rows(shard, start, start + len(batch))
                 start += len(batch)
                 yield from batch.column("text").filter(pa.array(rows)).to_pylist()
@@ -78,17 +91,22 @@ def train(
     return _told(train_tokenizer(chosen(), vocab_size, max_bytes, out, split))
 
 
-def texts(here: Shard, part: str, columns: list[str], shortest: int | None) -> Iterator[pa.RecordBatch]:
-    """The documents of a part, a batch at a time. `shortest`: where repeated paragraphs are left out, their length."""
-    parts = here.table("split", "decisions.parquet", ["split"])["split"].cast(pa.string()).combine_chunks()
+def texts(here: Shard, part: str, columns: list[str], cut: Cut | None) -> Iterator[pa.RecordBatch]:
+    """The documents of a part, a batch at a time. `cut`: which paragraphs are left out."""
+    stage = "split" if cut is None else "paragraph_dedup"
+    parts = here.table(stage, "decisions.parquet", ["split"])["split"].cast(pa.string()).combine_chunks()
     chosen = pc.fill_null(pc.equal(parts, part), False)
     batches = here.batches(columns)
     start = 0
-    for batch in batches if shortest is None else passages.without(here, shortest, batches):
+    for batch in batches if cut is None else passages.without(here, cut, batches):
         found = batch.filter(chosen.slice(start, len(batch)))
         start += len(batch)
         if len(found):
             yield found
+
+
+def _cut(arguments: dict[str, int] | None) -> Cut | None:
+    return None if arguments is None else Cut(**arguments)
 
 
 def take(out: Path, root: Path, path: str) -> dict[str, Any]:
@@ -106,28 +124,23 @@ def _told(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def tasks(encoder: str, tokenizer: Done, sources: Sequence[int], split: Sequence[Done], repeats: Repeats) -> list[Task]:
+def tasks(encoder: str, tokenizer: Done, sources: Sequence[int], left: Texts) -> list[Task]:
     """One per document shard and part that has documents. `sources`: number of each shard's source."""
-    arguments = {"encoder": encoder, "sha256": tokenizer.result["sha256"], "shortest": repeats.shortest}
-    last = {(s, part): shard for shard, s in enumerate(sources) for part in SPLITS if _size(split[shard], part)}
+    arguments = {"encoder": encoder, "sha256": tokenizer.result["sha256"], **left.arguments}
+    last = {(s, part): shard for shard, s in enumerate(sources) for part in SPLITS if left.size(shard, part)}
     return [
         Task(
             "tokenize",
             f"{part}-{name(shard)}",
             f"{__name__}:tokenize",
             {"shard": shard, "part": part, "source": s, "closes": last[s, part] == shard, **arguments},
-            (tokenizer.output, split[shard].output, repeats.found),
-            _size(split[shard], part),
+            (tokenizer.output, left.parts[shard].output, left.found),
+            left.size(shard, part),
         )
         for part in SPLITS
         for shard, s in enumerate(sources)
-        if _size(split[shard], part)
+        if left.size(shard, part)
     ]
-
-
-def _size(done: Done, part: str) -> int:
-    size: int = done.result["splits"][part]["bytes"]
-    return size
 
 
 def tokenize(
@@ -139,10 +152,10 @@ def tokenize(
     closes: bool,
     sha256: str,
     encoder: Engine,
-    shortest: int | None,
+    cut: dict[str, int] | None,
 ) -> dict[str, Any]:
     """Write the part's token file and its index; its entry in the manifest."""
-    documents = texts(Shard(root, shard), part, ["id", "file", "offset", "text"], shortest)
+    documents = texts(Shard(root, shard), part, ["id", "file", "offset", "text"], _cut(cut))
     entry = encode_shard(
         documents, encoder_of(root / "train_tokenizer" / "all", sha256, encoder), out, part, source, shard, closes
     )
@@ -151,7 +164,8 @@ def tokenize(
 
 
 def gather(done: Sequence[Done], folder: Path) -> list[dict[str, Any]]:
-    """Put all token files into one folder, by links where the file system has them; their entries."""
+    """Put all token files into one folder, by links where the file system has them; their entries, in the
+    order of the tasks."""
     folder.mkdir()
     for task in done:
         for file in task.folder.glob(f"{task.result['name']}.*"):
@@ -159,4 +173,4 @@ def gather(done: Sequence[Done], folder: Path) -> list[dict[str, Any]]:
                 (folder / file.name).hardlink_to(file)
             except OSError:
                 shutil.copyfile(file, folder / file.name)
-    return sorted((task.result for task in done), key=lambda entry: str(entry["name"]))
+    return [task.result for task in done]

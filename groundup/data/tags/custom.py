@@ -58,6 +58,20 @@ def load(name: str, base: Path) -> Tagger:
     return Tagger(name, found, str(module.__file__))
 
 
+def file_of(name: str, base: Path) -> Path:
+    """The file that the tagger of this name is in, without loading it. Raises UserError where there is none."""
+    place, colon, _ = name.rpartition(":")
+    if not colon or place.endswith(".py"):
+        return _file(place if colon else name, base)
+    try:
+        found = importlib.util.find_spec(place)
+    except ModuleNotFoundError:
+        found = None
+    if found is None or found.origin is None:
+        raise UserError(f"no module {place!r}", where=name, expected=_KINDS)
+    return Path(found.origin)
+
+
 def custom_tags(tagger: Tagger, texts: pa.LargeStringArray) -> pa.Table:
     """The tagger's tags of each text, one row each in the same order.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import os
 import secrets
-import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -183,7 +182,8 @@ class _Writer:
             "encoder": self.encoder.name,
             "reference": self.encoder.reference,
             "checked": checked,
-            "unicode": unicodedata.unidata_version,
+            "unicode": self.encoder.unicode,
+            "fallback": self.encoder.fallback,
         }
 
     def discard(self) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Regex, models, pre_tokenizers
+from tokenizers import Tokenizer as HfTokenizer
 
+from groundup.data.tokens.split import byte_characters
 from groundup.data.tokens.tokenizer import Tokenizer
 
 Engine = Literal["fastokens", "tokenizers"]
@@ -46,7 +49,8 @@ class Encoder:
 
     `engine` is the one asked for; a tokenizer that fastokens can't load, or encodes otherwise than `tokenizers` on a
     fixed text of many scripts, is left to `tokenizers` whole, and `fallback` says why. `name` is what encodes, with its
-    version. The choice depends on the tokenizer alone, so all processes make the same.
+    version, `unicode` the version of Unicode it goes by. The choice depends on the tokenizer alone, so all processes
+    make the same.
     """
 
     def __init__(self, tokenizer: Tokenizer, engine: Engine = "fastokens") -> None:
@@ -58,6 +62,7 @@ class Encoder:
             with _one_thread():
                 self.fallback = self._load()
         self.name = self.reference if self.fast is None else f"fastokens {version('fastokens')}"
+        self.unicode = unicode_version("tokenizers" if self.fast is None else "fastokens")
 
     def _load(self) -> str | None:
         import fastokens  # type: ignore[import-untyped]
@@ -85,6 +90,47 @@ class Encoder:
         rows = [np.array(self.tokenizer.encode(text), np.uint32) for text in texts]
         lengths = np.array([0, *(len(row) for row in rows)], np.int64)
         return np.concatenate([np.empty(0, np.uint32), *rows]), np.cumsum(lengths)
+
+
+# A letter that each version of Unicode was the first to have. All begin with the same byte of UTF-8.
+_FIRST_OF = {
+    "17.0": "\U000323b0",
+    "16.0": "\U00010d4a",
+    "15.1": "\U0002ebf0",
+    "15.0": "\U00031350",
+    "14.0": "\U00010570",
+    "13.0": "\U00030000",
+    "12.0": "\U000119a0",
+    "11.0": "\U00010d00",
+    "10.0": "\U0002ceb0",
+}
+
+
+@cache
+def unicode_version(engine: Engine) -> str:
+    """The version of Unicode by which an encoder tells letters, which it doesn't say itself: the last of which it knows
+    a letter. "before 10.0" where it knows none."""
+    characters = byte_characters()
+    vocabulary = {character: byte for byte, character in enumerate(characters)}
+    lead = characters[0xF0]
+    inner = HfTokenizer(models.BPE({**vocabulary, f"a{lead}": len(vocabulary)}, [("a", lead)]))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{L}+"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    if engine == "fastokens":
+        import fastokens
+
+        encode = fastokens.Tokenizer.from_json_str(inner.to_str()).encode
+    else:
+        encode = inner.encode
+    for name, letter in _FIRST_OF.items():
+        # "a" and the letter's first byte are merged only where both are letters, and so one word.
+        if len(encode(f"a{letter}").ids) == len(letter.encode()):
+            return name
+    return "before 10.0"
 
 
 @lru_cache(maxsize=1)

@@ -37,3 +37,10 @@ PATTERNS = {
 def pattern_of(split: str) -> str:
     """The regular expression behind a name; anything else is one already."""
     return PATTERNS.get(split, split)
+
+
+def byte_characters() -> list[str]:
+    """How byte-level BPE writes each byte: itself where it can be printed, else a character from 256 on (GPT-2)."""
+    printed = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printed else chr(next(others)) for byte in range(256)]

@@ -13,7 +13,8 @@ import rustbpe  # type: ignore[import-untyped]
 from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as HfTokenizer
 
-from groundup.data.tokens.split import GPT2, pattern_of
+from groundup.console import say
+from groundup.data.tokens.split import GPT2, byte_characters, pattern_of
 from groundup.data.tokens.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, Tokenizer
 from groundup.errors import UserError
 
@@ -32,7 +33,8 @@ def train_tokenizer(
     """Byte-level BPE with `vocab_size` entries, special ones included, written to `folder`.
 
     The first `max_bytes` of `texts` (at most 2 GB) are used. `split`: a name in split.PATTERNS, or a regular
-    expression. Raises UserError where the text has too few different pairs, or the expression is wrong.
+    expression. There are fewer entries where the text has too few different pairs. Raises UserError where the
+    expression is wrong.
     """
     pattern = pattern_of(split)
     pre_tokenizer = _pre_tokenizer(pattern)
@@ -50,12 +52,7 @@ def train_tokenizer(
     ranks = [(bytes(token), rank) for token, rank in trainer.get_mergeable_ranks()]
     reached = len(ranks) + len(SPECIAL_TOKENS)
     if reached < vocab_size:
-        raise UserError(
-            f"the training text gives only {reached} entries, {vocab_size} were asked for",
-            where="tokenizer.vocab_size",
-            expected=f"at most {reached}",
-            advice="Lower it or add text",
-        )
+        say(f"the training text gives only {reached} entries of tokenizer.vocab_size = {vocab_size}")
     _write(ranks, pre_tokenizer, folder)
     return Tokenizer(folder)
 
@@ -140,15 +137,8 @@ def merges_of(ranks: Sequence[tuple[bytes, int]]) -> list[Merge]:
     return merges
 
 
-def _characters() -> list[str]:
-    """How byte-level BPE writes each byte: itself where it can be printed, else a character from 256 on (GPT-2)."""
-    printed = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = iter(range(256, 512))
-    return [chr(byte) if byte in printed else chr(next(others)) for byte in range(256)]
-
-
 def _write(ranks: list[tuple[bytes, int]], pre_tokenizer: pre_tokenizers.PreTokenizer, folder: Path) -> None:
-    characters = _characters()
+    characters = byte_characters()
 
     def written(token: bytes) -> str:
         return "".join(characters[byte] for byte in token)
