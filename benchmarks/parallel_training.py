@@ -12,7 +12,7 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +64,24 @@ def measure(degrees: dict[str, int], threads: int, steps: int) -> dict[str, Any]
     optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
     state = TrainState(model, optimizers, gradient_scaler("fp32", CPU))
 
+    gradient_bytes = 0
+
     def step() -> float:
+        nonlocal gradient_bytes
         begin = time.perf_counter()
         end = state.samples + recipe.samples_per_step
         loss, norm = compute_gradients(state, end, task, recipe, CPU)
+        gradient_bytes = _bytes(p.grad for _, p in model.named_parameters() if p.grad is not None)
         update(state, norm, recipe, recipe.optim.lr, task)
         state.samples = end
         float(loss)
         return time.perf_counter() - begin
 
     seconds = [step() for _ in range(steps + 2)][2:]
-    held = [t for _, p in model.named_parameters() for t in (p, p if p.grad is None else p.grad, *_moments(state, p))]
+    held = [t for _, p in model.named_parameters() for t in (p, *_moments(state, p))]
     found = {
         "seconds": seconds,
-        "state_bytes": sum(local(t).numel() * t.element_size() for t in held),
+        "state_bytes": _bytes(held) + gradient_bytes,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "communication": 0.0,
     }
@@ -87,6 +91,11 @@ def measure(degrees: dict[str, int], threads: int, steps: int) -> dict[str, Any]
         waits = [e for e in trace.key_averages() if e.key.startswith("gloo:")]
         found["communication"] = sum(e.cpu_time_total for e in waits) / 1e6 / whole
     return found
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Of what this rank holds of them."""
+    return sum(local(t).numel() * t.element_size() for t in tensors)
 
 
 def _moments(state: TrainState, parameter: Any) -> list[torch.Tensor]:

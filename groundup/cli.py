@@ -302,11 +302,19 @@ def _written(text: str, layout: Layout, output: Path | None) -> Result:
 @verb(launch, "slurm")
 @clustered
 @click.option("--cpus-per-node", "cpus", type=click.IntRange(1), help="Default: the whole node.")
+@click.option("--rendezvous", metavar="HOST:PORT", help="Where one runs; default: one on the first of the nodes.")
 @click.option("--time", help="Time limit, as of sbatch; the run goes on in a new allotment.")
 @click.option("--partition", help="Partition of the cluster.")
 @click.option("--account", help="Account to charge.")
 def launch_slurm(
-    target: Target, nodes: int, gpus: int, nproc: int | None, output: Path | None, cpus: int | None, **slurm: str | None
+    target: Target,
+    nodes: int,
+    gpus: int,
+    nproc: int | None,
+    output: Path | None,
+    cpus: int | None,
+    rendezvous: str | None,
+    **slurm: str | None,
 ) -> Result:
     """A script for sbatch."""
     from groundup.launch.cluster import slurm_script
@@ -314,7 +322,8 @@ def launch_slurm(
     options = {name: value for name, value in slurm.items() if value}
     loaded = target.load()
     folder = target.folder(loaded.recipe.name)
-    text, layout = slurm_script(loaded, folder, target.settings, nodes, gpus, nproc or gpus or 1, cpus, options)
+    processes = nproc or gpus or 1
+    text, layout = slurm_script(loaded, folder, target.settings, nodes, gpus, processes, cpus, rendezvous, options)
     return _written(text, layout, output)
 
 
@@ -435,7 +444,7 @@ def checkpoint_prune(target: Target) -> Result:
 
 
 @verb(cli, "parity")
-@click.option("--quick", is_flag=True, help="Some eighteen rows in which most pairs of settings meet.")
+@click.option("--quick", is_flag=True, help="Fewer rows, in which any two settings that can meet do.")
 @click.option("--processes", type=click.IntRange(2), default=4, help="Processes of the largest layouts; default: 4.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Rows of this model only, such as untied.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the page about all rows, docs/parity.md, there.")

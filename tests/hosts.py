@@ -61,6 +61,7 @@ def network(*names: str) -> Iterator[list[Host]]:
             if shutil.which("ip") is None:
                 raise OSError("there is no `ip` here")
             make(hub)
+            subprocess.run(["unshare", "--uts", "true"], check=True, capture_output=True, text=True)
             _ip("-n", hub, "link", "add", "bridge0", "type", "bridge")
             _ip("-n", hub, "link", "set", "bridge0", "up")
             found = []

@@ -61,7 +61,19 @@ def test_the_script_asks_slurm_for_what_was_given(tmp_path: Path) -> None:
     assert (tmp_path / "job.sh").read_text() == slurm()
 
 
-@pytest.mark.parametrize("options", [(), ("--cpus-per-node", 12, "--run-dir", "/a place/with 'quotes'")])
+def test_the_agents_meet_on_the_first_node_or_on_a_host_of_its_own() -> None:
+    assert "groundup rendezvous --port" in slurm()
+    text = slurm("--rendezvous", "meet:29400")
+    assert "groundup rendezvous" not in text
+    assert "place=meet:29400\n" in text
+    done = groundup("launch", "slurm", EXAMPLE, "--nodes", 4, "--rendezvous", "meet")
+    assert done.returncode == 2
+    assert "HOST:PORT" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--rendezvous", "meet:29400"), ("--cpus-per-node", 12, "--run-dir", "/a place/with 'quotes'")]
+)
 def test_the_script_is_clean(options: tuple[object, ...], tmp_path: Path) -> None:
     path = tmp_path / "job.sh"
     path.write_text(slurm(*options))
@@ -150,12 +162,14 @@ def test_the_manifest_holds_the_recipe_and_starts_one_agent_per_node(kind: str) 
     if kind == "trainjob":
         jobs = found["TrainingRuntime"]["spec"]["template"]["spec"]["replicatedJobs"]
         assert found["TrainJob"]["spec"]["runtimeRef"]["name"] == found["TrainingRuntime"]["metadata"]["name"]
-        place = "llama-3-8b-node-0-0.llama-3-8b:29400"
+        runtime = found["TrainingRuntime"]["spec"]["template"]["spec"]
+        assert runtime["successPolicy"]["targetReplicatedJobs"] == ["node"]
     else:
         jobs = found["JobSet"]["spec"]["replicatedJobs"]
         assert found["JobSet"]["spec"]["network"] == {"enableDNSHostnames": True, "subdomain": "llama-3-8b"}
         assert found["JobSet"]["spec"]["successPolicy"]["targetReplicatedJobs"] == ["node"]
-        place = "llama-3-8b-rendezvous-0-0.llama-3-8b:29400"
+    assert [job["name"] for job in jobs] == ["rendezvous", "node"]
+    place = "llama-3-8b-rendezvous-0-0.llama-3-8b:29400"
     pod = training_pod(jobs)
     (container,) = pod["containers"]
     assert f'--nodes 4 --rendezvous {place} --node-rank "$JOB_COMPLETION_INDEX"' in container["command"][2]

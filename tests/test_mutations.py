@@ -12,16 +12,15 @@ import pytest
 
 from groundup.parity.case import Case
 from groundup.parity.compare import compare
-from groundup.parity.matrix import possible_rows
 from groundup.parity.pool import Pool
 from groundup.parity.reference import make_references, steps_needed
+from groundup.parity.run import choose
 from groundup.parity.verdict import judge
-from groundup.recipe.language import LanguageRecipe
-from groundup.recipe.layout import SUPPORTED
 from groundup.recipe.load import load
+from groundup.recipe.sections import Recipe
 from tests.mutations import MUTATIONS, compare_mutated
 
-SEED = 4
+SEED, COMPARED = 4, 2
 FAST = (
     "norm layers' gradients doubled",
     "gradients of shared inputs not summed",
@@ -30,31 +29,27 @@ FAST = (
 )
 
 
-def drawn(name: str) -> Case:
-    """A row that must show the mutation: of two processes where it shall be fast, of up to four elsewhere."""
-    mutation = MUTATIONS[name]
-    rows = [
-        row
-        for kind in SUPPORTED
-        for row in possible_rows(kind, 2 if name in FAST else 4)
-        if row.optimizer == "adamw" and mutation.shows(row)
-    ]
-    return replace(random.Random(f"{SEED} {name}").choice(rows), free=mutation.free)
+def drawn(name: str, recipe: Recipe) -> Case:
+    """A row of the matrix that must show the mutation: of two processes where it shall be fast, of up to four
+    elsewhere."""
+    rows, _ = choose(recipe, 2 if name in FAST else 4, False)
+    shown = [row for row in rows if MUTATIONS[name].shows(row)]
+    return replace(random.Random(f"{SEED} {name}").choice(shown), free=False)
 
 
 class Bench:
     """Runs rows, with a mutation or without; each row without one once."""
 
-    def __init__(self, pool: Pool, recipe: LanguageRecipe, root: Path) -> None:
+    def __init__(self, pool: Pool, recipe: Recipe, root: Path) -> None:
         self.pool, self.recipe, self.root = pool, recipe, root
-        self._steps: dict[tuple[str, str], int] = {}
+        self._made: set[tuple[str, str]] = set()
         self._sound: dict[str, dict[str, Any]] = {}
 
     def _refer(self, case: Case) -> None:
         for key, steps in steps_needed([case]).items():
-            if self._steps.get(key) != steps:
-                self._steps[key] = steps
-                self.pool.run(1, make_references, self.recipe, {key: steps}, self.root / str(steps))
+            if key not in self._made:
+                self._made.add(key)
+                self.pool.run(1, make_references, self.recipe, {key: steps}, self.root, COMPARED)
 
     def sound(self, case: Case) -> dict[str, Any]:
         if repr(case) not in self._sound:
@@ -66,14 +61,12 @@ class Bench:
 
     def _run(self, case: Case, work: Any, *first: str) -> dict[str, Any]:
         self._refer(case)
-        root = self.root / str(max(steps_needed([case]).values()))
-        return judge(case, self.pool.run(case.degrees.world, work, *first, case, self.recipe, root))
+        return judge(case, self.pool.run(case.degrees.world, work, *first, case, self.recipe, self.root))
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    recipe = load(Path("examples/tiny.toml"), ()).recipe
-    assert isinstance(recipe, LanguageRecipe)
+    recipe = load(Path("examples/tiny.toml"), ("train.sequence_length=16", "train.batch_tokens=256")).recipe
     with Pool(4) as pool:
         yield Bench(pool, recipe, tmp_path_factory.mktemp("references"))
 
@@ -82,7 +75,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MUTATIONS]
 )
 def test_a_mutation_turns_a_row_red(bench: Bench, name: str) -> None:
-    row = drawn(name)
+    row = drawn(name, bench.recipe)
     sound = bench.sound(row)
     assert sound["passed"], sound
     mutated = bench.mutated(name, row)

@@ -14,6 +14,7 @@ from groundup.recipe.layout import DEGREES, SUPPORTED, Kind, Layout, nearest_sup
 from groundup.recipe.load import load
 from groundup.recipe.parallel import Parallel
 from groundup.recipe.parallel_checks import layout_problems
+from groundup.recipe.pipeline_checks import idle_stages
 from groundup.recipe.portions import microbatches
 from groundup.recipe.quantities import Duration
 from tests.conftest import groundup
@@ -223,7 +224,6 @@ REFUSED = [
     (CLASSIFIER, ['cuts=["layers.1"]'], "cuts", "without a pipeline nothing uses it"),
     (DECODER, ["checkpoint_every=2"], "checkpoint_every", "without activation checkpointing nothing uses it"),
     (DECODER, ["checkpoint_every=2", 'activation_checkpointing="full"'], None),
-    (DECODER, ["offload=true", 'train.device="cpu"'], "offload", 'expected false, or train.device = "cuda"'),
     (DECODER, ["pipeline=2", "train.compile=true"], None),
     (DECODER, ["pipeline=2", 'schedule="zbv"', "train.compile=true"], "train.compile", "expected false, or another"),
     # Single values
@@ -290,6 +290,22 @@ def test_what_only_the_number_of_processes_shows_is_told_then() -> None:
     assert problem.path == ("train", "batch_tokens")
     assert "(1 x 32 = 32)" in problem.what
     assert problem.expected == "at least 2048"
+
+
+def test_fewer_microbatches_than_stages_are_remarked_on() -> None:
+    def remark(*changes: str) -> str | None:
+        recipe = load(EXAMPLES / "tiny.toml", changes).recipe
+        return idle_stages(recipe, resolve(recipe.parallel, None))
+
+    pipeline = ("parallel.pipeline=2", "parallel.microbatches=2")
+    assert remark(*pipeline) is None
+    found = remark(*pipeline, 'parallel.schedule="zbv"')
+    assert found == (
+        "2 micro-batches are fewer than the pipeline's 4 stages, which wait for each other; "
+        "parallel.microbatches = 4 would fill it"
+    )
+    assert remark("parallel.pipeline=4", "parallel.microbatches=1", 'parallel.schedule="gpipe"') is not None
+    assert remark() is None
 
 
 def test_microbatches_follow_from_the_layout() -> None:

@@ -16,19 +16,20 @@ from torch import distributed
 
 from groundup.cli import cli
 from groundup.errors import UserError
-from groundup.parity import matrix, verdict
-from groundup.parity.case import MODELS, Case
-from groundup.parity.matrix import SPLIT_BACKWARD, all_rows, pairs, possible_rows, quick_rows, settings
+from groundup.parity import matrix, run, verdict
+from groundup.parity.case import MODELS, Case, recipe_of
+from groundup.parity.matrix import legal_rows, pairs
 from groundup.parity.page import write_page
 from groundup.parity.pool import Pool, WorkFailed
-from groundup.parity.run import choose
+from groundup.parity.run import choose, run_rows
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.layout import SUPPORTED, Layout
 from groundup.recipe.load import load
 from groundup.recipe.sections import Recipe
-from tests.conftest import groundup_json
+from tests.mutations import MUTATIONS
 
 TINY = Path("examples/tiny.toml")
+CI_MODELS = ("tied", "experts", "classifier")
 ISSUE_KEYS = {
     "model",
     "layout",
@@ -48,11 +49,18 @@ def tiny(*changes: str) -> Recipe:
     return load(TINY, changes).recipe
 
 
-@pytest.mark.parametrize("processes", [2, 4, 8])
+def every_row(processes: int, *models: str) -> list[Case]:
+    return choose(tiny(), processes, False, models)[0]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4, 8])
 def test_every_supported_combination_that_fits_is_a_row(processes: int) -> None:
-    rows = all_rows(processes)
+    rows = every_row(processes)
     assert len(rows) == len({repr(replace(row, free=False)) for row in rows})
     assert all(row.degrees.world <= processes for row in rows)
+    if processes == 3:
+        assert {degree for row in rows for degree in row.layout.values()} == {3}
+        return
     for kind, combinations in SUPPORTED.items():
         found = {row.degrees for row in rows if row.kind == kind}
         for names in combinations:
@@ -62,25 +70,33 @@ def test_every_supported_combination_that_fits_is_a_row(processes: int) -> None:
                 assert (layout in found) == (legal and layout.world <= processes), layout
 
 
+def test_no_row_for_a_single_process() -> None:
+    with pytest.raises(UserError, match="no layout takes 1 processes"):
+        every_row(1)
+
+
 @pytest.mark.parametrize("kind", list(SUPPORTED))
-def test_every_dimension_and_schedule_meets_every_variation(kind: Any) -> None:
-    rows = [row for row in all_rows(4) if row.kind == kind]
+def test_every_degree_and_schedule_meets_every_variation(kind: Any) -> None:
+    rows = [row for row in every_row(4) if row.kind == kind]
     met = set().union(*map(pairs, rows))
-    dims = {name for names in SUPPORTED[kind] for name in names}
-    for dim in dims:
-        counts = {"1", "2", "4"} if dim != "pipeline" else {"4", "8"}
-        varied = [f"model {model}" for model in MODELS[kind]]
-        varied += [f"accumulation {count}" for count in counts]
+    for dim, degree in product({name for names in SUPPORTED[kind] for name in names}, (2, 4)):
+        varied = [f"model {model}" for model in MODELS[kind] if (model, dim, degree) != ("experts-few", "expert", 4)]
+        varied += [f"accumulation {count}" for count in (1, 2, 4)]
         varied += [f"checkpointing {kind}" for kind in matrix.CHECKPOINTING]
         varied += [f"optimizer {name}" for name in matrix.OPTIMIZERS]
         for other in varied:
-            assert (dim, other) in met or (other, dim) in met, (dim, other)
+            place = f"{dim} {degree}"
+            assert (place, other) in met or (other, place) in met, (place, other)
     for schedule, degree in product(matrix.SCHEDULES, (2, 4)):
         assert any(row.layout == {"pipeline": degree} and row.schedule == schedule for row in rows)
 
 
+def test_two_experts_meet_four_shards_that_do_not_divide_them() -> None:
+    assert any(row.model == "experts-few" and row.layout == {"shard": 4} for row in every_row(4))
+
+
 def test_every_layout_of_dense_models_also_runs_free() -> None:
-    rows = all_rows(4)
+    rows = every_row(4)
     for kind in ("decoder", "classifier"):
         layouts = {row.degrees for row in rows if row.kind == kind}
         assert {row.degrees for row in rows if row.kind == kind and row.free} == layouts
@@ -88,32 +104,47 @@ def test_every_layout_of_dense_models_also_runs_free() -> None:
     assert not any(row.free for row in rows if row.kind == "experts")
 
 
-def test_quick_rows_have_every_setting_and_most_pairs() -> None:
-    rows, possible = quick_rows(4), [row for kind in SUPPORTED for row in possible_rows(kind, 4)]
-    assert rows == quick_rows(4)
-    assert len(rows) <= 20
-    assert {name for row in rows for name in settings(row)} == {name for row in possible for name in settings(row)}
-    every = set().union(*map(pairs, possible))
-    assert len(set().union(*map(pairs, rows))) >= 0.8 * len(every)
+@pytest.mark.parametrize("models", [(), CI_MODELS])
+def test_in_quick_rows_all_settings_meet_that_can(models: tuple[str, ...]) -> None:
+    rows, _ = choose(tiny(), 4, True, models)
+    legal, _ = legal_rows(tiny(), 4, models)
+    assert set().union(*map(pairs, rows)) == set().union(*map(pairs, legal))
+    assert len(rows) < 0.4 * len(every_row(4))
+    assert rows == choose(tiny(), 4, True, models)[0]
 
 
-def test_the_recipes_of_all_rows_are_legal() -> None:
-    _, rows = choose(tiny(), 4, False, ())
-    assert rows == all_rows(4)
-    split = [row for row in rows if "pipeline" in row.layout and row.schedule in SPLIT_BACKWARD]
+@pytest.mark.parametrize("models", [(), CI_MODELS])
+def test_quick_rows_show_every_mutation(models: tuple[str, ...]) -> None:
+    rows, _ = choose(tiny(), 4, True, models)
+    for name, mutation in MUTATIONS.items():
+        assert any(mutation.shows(row) for row in rows), name
+
+
+def test_zero_bubble_meets_neither_shards_nor_selective_checkpointing() -> None:
+    split = [row for row in every_row(4) if "pipeline" in row.layout and row.schedule in ("zero-bubble", "zbv")]
     assert split
     assert not any(row.degrees.data * row.degrees.context > 1 or row.checkpointing == "selective" for row in split)
 
 
-def test_a_model_too_small_to_cut_is_refused() -> None:
-    with pytest.raises(UserError, match=r"too small.*4 layers can't fill pipeline x virtual_stages"):
-        choose(tiny("model.layers=4"), 4, False, ())
-    with pytest.raises(UserError, match=r"kv_heads \(2\)"):
-        choose(tiny("model.kv_heads=2"), 4, True, ())
+def test_layouts_that_do_not_fit_are_left_out_and_told() -> None:
+    rows, notes = choose(tiny("model.kv_heads=2"), 4, False, ())
+    assert not any(row.kind != "classifier" and row.layout.get("tensor") == 4 for row in rows)
+    assert any(row.kind == "decoder" and row.layout.get("tensor") == 2 for row in rows)
+    assert any("tensor 4 (decoder)" in note and "kv_heads (2)" in note for note in notes)
+    assert choose(tiny(), 4, False, ())[1] == []
+    rows, notes = choose(tiny("model.layers=3"), 4, True, ())
+    assert any("pipeline 4 (decoder)" in note and "3 layers" in note for note in notes)
     with pytest.raises(UserError, match=r"no model 'tide'.*tied"):
         choose(tiny(), 4, True, ["tide"])
-    with pytest.raises(UserError, match="no decoder"):
-        choose(load(Path("examples/digits.toml"), ()).recipe, 4, True, ())
+
+
+def test_a_recipe_brings_its_own_model() -> None:
+    digits = load(Path("examples/digits.toml"), ()).recipe
+    rows, _ = choose(digits, 4, False, ())
+    assert {row.model for row in rows} == {"classifier"}
+    assert recipe_of(rows[0], digits).model == digits.model
+    experts = recipe_of(Case("experts-bias"), tiny("model.experts.count=4", "model.experts.ffn_size=24")).model.experts  # type: ignore[attr-defined]
+    assert (experts.count, experts.ffn_size, experts.balance) == (4, 24, "bias")
 
 
 def test_a_row_is_as_good_as_its_worst_rank() -> None:
@@ -185,7 +216,7 @@ def test_no_rank_ever_holds_a_full_large_model() -> None:
 
 
 def test_the_command_fails_where_a_row_does(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(matrix, "QUICK_ROWS", 2)
+    monkeypatch.setattr(run, "quick_rows", lambda legal: legal[:2])
     monkeypatch.setitem(verdict.TOLERANCES, "worst_gradient_difference", 0.0)
     with pytest.raises(SystemExit) as ended:
         cli.main(["parity", str(TINY), "--quick", "--processes", "2", "--model", "classifier", "--json"])
@@ -201,17 +232,61 @@ def test_the_command_fails_where_a_row_does(monkeypatch: pytest.MonkeyPatch, cap
     assert "FAILED classifier" in err
 
 
+def short(*changes: str) -> Recipe:
+    """Samples as short as four ranks can share."""
+    return tiny("train.sequence_length=16", "train.batch_tokens=256", *changes)
+
+
 @pytest.mark.slow
-def test_quick_parity_of_a_dense_decoder_and_its_page(tmp_path: Path) -> None:
-    document = groundup_json("parity", TINY, "--quick", "--processes", 2, "--model", "untied")
-    assert document["passed"]
-    assert len(document["rows"]) > 5
-    assert all(row["worst_gradient_difference"] < 1e-4 for row in document["rows"])
+def test_a_pairwise_selection_has_the_numbers_of_one_process(tmp_path: Path) -> None:
+    rows, _ = choose(short(), 4, True, CI_MODELS)
+    found = run_rows(short(), rows, 4, compared=2)
+    assert [row for row in found if not row["passed"]] == []
+    assert all(row["worst_gradient_difference"] < 1e-4 for row in found)
     page = tmp_path / "parity.md"
-    write_page(page, document)
+    write_page(page, {"rows": found, "recipe": "tiny", "processes": 4, "torch": "2", "seconds": 1.0})
     text = page.read_text()
-    assert f"{len(document['rows'])} of {len(document['rows'])} rows passed" in text
+    assert f"{len(found)} of {len(found)} rows passed" in text
     assert all(f"| {' x '.join(names)} |" in text for combinations in SUPPORTED.values() for names in combinations)
+    assert "| pipeline x shard x tensor | not in this run | not in this run |  |" in text
+    assert "| replicate | shown | shown | shown |" in text
+
+
+LARGE: tuple[dict[str, int], ...] = (
+    {"pipeline": 2, "shard": 2, "tensor": 2},
+    {"shard": 2, "context": 2, "tensor": 2},
+    {"replicate": 2, "shard": 2, "tensor": 2},
+)
+
+
+@pytest.mark.slow
+def test_layouts_that_take_eight_processes() -> None:
+    rows = [
+        Case(model, layout, accumulation=4 if "pipeline" in layout else 1)
+        for model in ("untied", "experts")
+        for layout in LARGE
+    ]
+    found = run_rows(short(), rows, 8, compared=1)
+    assert [row for row in found if not row["passed"]] == []
+
+
+def test_gathered_weights_kept_and_every_second_layer_checkpointed() -> None:
+    """What the recipe says of shards and layers holds in its matrix too."""
+    recipe = short(
+        "parallel.reshard_after_forward=false",
+        'parallel.activation_checkpointing="full"',
+        "parallel.checkpoint_every=2",
+    )
+    row = Case("tied", {"shard": 2}, accumulation=2, checkpointing="full")
+    section = recipe_of(row, recipe).parallel
+    assert (section.reshard_after_forward, section.checkpoint_every) == (False, 2)
+    (found,) = run_rows(recipe, [row], 2, compared=2)
+    assert found["passed"], found
+
+
+def test_sgd_updates_shards() -> None:
+    (found,) = run_rows(short(), [Case("tied", {"shard": 2}, optimizer="sgd")], 2, compared=2)
+    assert found["passed"], found
 
 
 def test_a_page_is_about_all_rows(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from groundup.console import size
-from groundup.dry_run.run import Widths, dry_run, layout_to_dry_run
+from groundup.dry_run.run import Widths, dry_run
 from groundup.errors import UserError
 from groundup.parallel.pipeline import rank_of_stage, stages_of_rank
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.layout import Layout
+from groundup.recipe.parallel_checks import legal_layout
 from groundup.recipe.portions import microbatches
 from groundup.recipe.sections import Recipe
 from groundup.recipe.table import TableRecipe
@@ -24,7 +25,7 @@ def dry_run_here(recipe: Recipe, run: RunDir, world: int | None, ranks: Sequence
 
     Raises RecipeError where the layout is not legal, UserError for a rank that is not there or data not prepared."""
     start = time.monotonic()
-    layout = layout_to_dry_run(recipe, world)
+    layout = legal_layout(recipe, world)
     recipe, widths = _with_vocabulary(recipe, run), _widths(recipe, run)
     for rank in ranks:
         if not 0 <= rank < layout.world:
@@ -47,7 +48,7 @@ def dry_run_here(recipe: Recipe, run: RunDir, world: int | None, ranks: Sequence
     document: dict[str, Any] = {
         "layout": layout.degrees,
         "world": layout.world,
-        "legal": True,
+        "legal": True,  # one that is not has been refused
         "device": "cpu" if recipe.train.device == "cpu" else "gpu",
         "eager": True,
         "microbatches": microbatches(recipe, layout),

@@ -14,13 +14,11 @@ from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from groundup.dry_run.observe import Seen, make_moments, observed_step
 from groundup.dry_run.stand_ins import ShapedTable, ShapedText, stand_ins
-from groundup.errors import UserError
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler
 from groundup.parallel.build import build_parallel
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.layout import Layout
-from groundup.recipe.parallel_checks import legal_layout
 from groundup.recipe.pipeline_checks import batch_key
 from groundup.recipe.portions import microbatches, rows_of_microbatch, samples_of_rank
 from groundup.recipe.sections import Recipe
@@ -29,19 +27,6 @@ from groundup.train.state import TrainState
 
 CPU = torch.device("cpu")
 Widths = tuple[int, int]  # of a table: features and classes
-
-
-def layout_to_dry_run(recipe: Recipe, world: int | None) -> Layout:
-    """The recipe's layout of so many ranks. Raises what `legal_layout` does, and UserError with offload."""
-    layout = legal_layout(recipe, world)
-    if recipe.parallel.offload:
-        raise UserError(
-            "a dry run does not tell host memory from device memory",
-            where="parallel.offload",
-            expected="false",
-            advice="With offload, weights, gradients and optimizer state move to the host",
-        )
-    return layout
 
 
 def dry_run(recipe: Recipe, layout: Layout, rank: int, widths: Widths | None = None) -> tuple[Seen, int]:

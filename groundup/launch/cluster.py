@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from groundup.launch.kubernetes import RECIPE, SHARED, KubernetesJob, job_name, manifest
-from groundup.launch.processes import layout_of
+from groundup.launch.processes import endpoint, layout_of
 from groundup.launch.slurm import SlurmJob, script
 from groundup.recipe.layout import Layout
 from groundup.recipe.load import LoadedRecipe
@@ -28,15 +28,18 @@ def slurm_script(
     gpus: int,
     nproc: int,
     cpus: int | None,
+    rendezvous: str | None,
     options: dict[str, str],
 ) -> tuple[str, Layout]:
     """The sbatch script for the recipe's file as it is where this runs, with the same Python, and the layout."""
     summary, layout = _summary(loaded, nodes, nproc)
+    if rendezvous is not None:
+        endpoint(rendezvous)
     words = ["run", str(loaded.file.absolute()), "--run-dir", str(folder.absolute())]
     for setting in settings:
         words += ["--set", setting]
     command = [f"{shlex.quote(sys.executable)} -m groundup", *words, "--nproc", str(nproc)]
-    return script(SlurmJob(loaded.recipe.name, summary, command, nodes, gpus, cpus, options)), layout
+    return script(SlurmJob(loaded.recipe.name, summary, command, nodes, gpus, cpus, rendezvous, options)), layout
 
 
 def kubernetes_manifest(

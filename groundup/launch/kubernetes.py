@@ -14,6 +14,11 @@ from typing import Any
 PORT = 29400
 SHARED = "/mnt/groundup"
 RECIPE = "/groundup/recipe.toml"
+# The rendezvous never ends by itself.
+_POLICIES = {
+    "successPolicy": {"operator": "All", "targetReplicatedJobs": ["node"]},
+    "failurePolicy": {"maxRestarts": 3},
+}
 
 
 @dataclass(frozen=True)
@@ -49,35 +54,31 @@ def manifest(job: KubernetesJob, kind: str) -> str:
 
 
 def _job_set(job: KubernetesJob) -> dict[str, Any]:
-    """Training pods, and one for the rendezvous, so that no training pod is special."""
-    place = f"{job.name}-rendezvous-0-0.{job.name}:{PORT}"
-    store = _pod("rendezvous", job.image, ["groundup", "rendezvous", "--host", "any", "--port", str(PORT)])
+    """Training pods, and one for the rendezvous."""
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": {"name": job.name},
         "spec": {
             "network": {"enableDNSHostnames": True, "subdomain": job.name},
-            "successPolicy": {"operator": "All", "targetReplicatedJobs": ["node"]},
-            "failurePolicy": {"maxRestarts": 3},
+            **_POLICIES,
             "replicatedJobs": [
-                {"name": "rendezvous", "replicas": 1, "template": {"spec": _indexed(1, store)}},
-                {"name": "node", "replicas": 1, "template": {"spec": _indexed(job.nodes, _training_pod(job, place))}},
+                {"name": "rendezvous", "replicas": 1, "template": {"spec": _indexed(1, _store(job))}},
+                {"name": "node", "replicas": 1, "template": {"spec": _indexed(job.nodes, _training_pod(job))}},
             ],
         },
     }
 
 
 def _train_job(job: KubernetesJob) -> list[dict[str, Any]]:
-    """A runtime of its own, so that the cluster needs none, and the TrainJob. Pod 0 runs the rendezvous too."""
-    place = f"{job.name}-node-0-0.{job.name}:{PORT}"
-    before = f'if [ "$JOB_COMPLETION_INDEX" = 0 ]; then groundup rendezvous --host any --port {PORT} & fi\n'
+    """A runtime of its own, so that the cluster needs none, with a pod for the rendezvous; and the TrainJob."""
     version = "trainer.kubeflow.org/v1alpha1"
+    store = {"name": "rendezvous", "replicas": 1, "template": {"spec": _indexed(1, _store(job))}}
     node = {
         "name": "node",
         "template": {
             "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
-            "spec": {"backoffLimit": 0, "template": {"spec": _training_pod(job, place, before)}},
+            "spec": {"backoffLimit": 0, "template": {"spec": _training_pod(job)}},
         },
     }
     runtime = {
@@ -86,7 +87,7 @@ def _train_job(job: KubernetesJob) -> list[dict[str, Any]]:
         "metadata": {"name": job.name, "labels": {"trainer.kubeflow.org/framework": "torch"}},
         "spec": {
             "mlPolicy": {"numNodes": job.nodes, "torch": {}},
-            "template": {"spec": {"failurePolicy": {"maxRestarts": 3}, "replicatedJobs": [node]}},
+            "template": {"spec": {**_POLICIES, "replicatedJobs": [store, node]}},
         },
     }
     train_job = {
@@ -118,8 +119,14 @@ def _pod(name: str, image: str, command: list[str], **container: Any) -> dict[st
     }
 
 
-def _training_pod(job: KubernetesJob, place: str, before: str = "") -> dict[str, Any]:
+def _store(job: KubernetesJob) -> dict[str, Any]:
+    """The rendezvous, in a pod of its own, so that no training pod is special."""
+    return _pod("rendezvous", job.image, ["groundup", "rendezvous", "--host", "any", "--port", str(PORT)])
+
+
+def _training_pod(job: KubernetesJob) -> dict[str, Any]:
     """A pod with one agent. Kubernetes numbers the pods of an indexed job in JOB_COMPLETION_INDEX."""
+    place = f"{job.name}-rendezvous-0-0.{job.name}:{PORT}"
     words = shlex.join(["groundup", *job.words, "--nodes", str(job.nodes), "--rendezvous", place])
     mounts = [
         {"name": "recipe", "mountPath": "/groundup"},
@@ -129,7 +136,7 @@ def _training_pod(job: KubernetesJob, place: str, before: str = "") -> dict[str,
     spec = _pod(
         "node",
         job.image,
-        ["/bin/sh", "-c", f'{before}exec {words} --node-rank "$JOB_COMPLETION_INDEX"\n'],
+        ["/bin/sh", "-c", f'exec {words} --node-rank "$JOB_COMPLETION_INDEX"\n'],
         **({"resources": {"limits": {"nvidia.com/gpu": job.gpus}}} if job.gpus else {}),
         volumeMounts=mounts,
     )

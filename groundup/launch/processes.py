@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from groundup.console import say
 from groundup.errors import UserError
 from groundup.recipe.layout import Layout, resolve
 from groundup.recipe.load import LoadedRecipe
 from groundup.recipe.parallel_checks import legal_layout
+from groundup.recipe.pipeline_checks import idle_stages
 from groundup.recipe.problem import Problem
 
 
@@ -84,7 +86,8 @@ def processes(
                 advice="Or give --nproc, the processes on each node",
             )
         local = max(1, world // nodes)
-    layout_of(loaded, local * nodes)
+    if remark := idle_stages(loaded.recipe, layout_of(loaded, local * nodes)):
+        say(remark)
     return Processes(local, nodes, node_rank, rendezvous)
 
 

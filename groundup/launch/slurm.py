@@ -9,7 +9,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class SlurmJob:
     """What goes into the script. `command`: the verb with all that is the same on every node; `cpus`: of each node,
-    None for all of it; `options`: of sbatch, as on its command line."""
+    None for all of it; `rendezvous`: HOST:PORT of one that runs already, or None for one in the batch step, which is on
+    the first of the nodes; `options`: of sbatch, as on its command line."""
 
     name: str
     summary: str
@@ -17,6 +18,7 @@ class SlurmJob:
     nodes: int
     gpus: int
     cpus: int | None
+    rendezvous: str | None
     options: dict[str, str]
 
 
@@ -29,10 +31,7 @@ _SCRIPT = """\
 {directives}
 set -u
 
-# Where the agents meet. The port depends on the job, so that two jobs can share a node.
-place="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((29400 + SLURM_JOB_ID % 1000))"
-{groundup} rendezvous --host any --port "${{place##*:}}" &
-trap 'kill "$!"' EXIT
+{meeting}
 
 {cpus}# shellcheck disable=SC2016 # each task has its own SLURM_NODEID
 srun --kill-on-bad-exit=1 --cpu-bind=none bash -c 'exec "$@" --node-rank "$SLURM_NODEID"' agent \\
@@ -45,6 +44,14 @@ if [ "$code" -eq 130 ] || [ "$code" -eq 143 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
+"""
+
+
+_OWN_MEETING = """\
+# Where the agents meet. The port depends on the job, so that two jobs can share a node.
+place="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((29400 + SLURM_JOB_ID % 1000))"
+{groundup} rendezvous --host any --port "${{place##*:}}" &
+trap 'kill "$!"' EXIT
 """
 
 
@@ -67,7 +74,9 @@ def script(job: SlurmJob) -> str:
     return _SCRIPT.format(
         summary=job.summary,
         directives="\n".join(directives),
-        groundup=program,
+        meeting=_OWN_MEETING.format(groundup=program)
+        if job.rendezvous is None
+        else f"# Where the agents meet.\nplace={shlex.quote(job.rendezvous)}\n",
         cpus='export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"\n' if job.cpus else "",
         command=" ".join([program, *map(shlex.quote, words)]),
     )

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -43,13 +42,14 @@ def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Checkpoin
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def checkpoint_activations(blocks: Iterable[nn.Module], parallel: Parallel) -> None:
-    """Every n-th block, as the recipe says. Names of parameters stay as they are."""
+def checkpoint_activations(layers: nn.ModuleList, parallel: Parallel) -> None:
+    """Every n-th layer of the whole model, as the recipe says; a layer's name is its number there, in a stage too.
+    Names of parameters stay as they are."""
     if parallel.activation_checkpointing == "none":
         return
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if parallel.activation_checkpointing == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    for number, block in enumerate(blocks):
-        if number % parallel.checkpoint_every == 0:
-            block.forward = partial(checkpoint, block.forward, **options)  # type: ignore[method-assign]
+    for name, layer in layers.named_children():
+        if int(name) % parallel.checkpoint_every == 0:
+            layer.forward = partial(checkpoint, layer.forward, **options)  # type: ignore[method-assign]

@@ -3,7 +3,6 @@ compilation, and FSDP; then its memory and its initial values, each rank its own
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -43,7 +42,7 @@ class Task(Protocol):
 
     def build(self, device: torch.device) -> Any: ...
 
-    def blocks(self, model: Any) -> Iterable[nn.Module]: ...
+    def layers(self, model: Any) -> nn.ModuleList: ...
 
 
 def build_parallel(task: Task, recipe: Recipe, layout: Layout, device: torch.device) -> ParallelModel:
@@ -52,10 +51,7 @@ def build_parallel(task: Task, recipe: Recipe, layout: Layout, device: torch.dev
     parallel = recipe.parallel
     if layout.world == 1:
         model = task.build(device)
-        checkpoint_activations(task.blocks(model), parallel)
-        if recipe.train.compile:
-            for block in task.blocks(model):
-                block.compile()
+        _prepare(task.layers(model), recipe)
         return ParallelModel([model])
     mesh = Mesh(layout, device)
     whole = task.skeleton()
@@ -75,19 +71,23 @@ def build_parallel(task: Task, recipe: Recipe, layout: Layout, device: torch.dev
     dtype = product_dtype(recipe.optim.precision, device)
     roots: list[Any] = list(stages.values()) or [whole]
     for chunk, root in zip(chunks, roots, strict=True):
-        blocks: list[nn.Module] = list(task.blocks(chunk))
-        checkpoint_activations(blocks, parallel)
-        if recipe.train.compile:
-            for block in blocks:
-                block.compile()
-        shard_model(root, blocks, mesh, parallel, dtype)
+        _prepare(task.layers(chunk), recipe)
+        shard_model(root, task.layers(chunk), mesh, parallel, dtype)
     model = ParallelModel(chunks, roots, layout, mesh, cuts)
-    _materialise(model, recipe.seed, torch.device("cpu") if parallel.offload else device)
+    _materialise(model, recipe.seed, device)
     if stages:
         model.pipeline = _pipeline(task, stages, bounds, recipe, mesh)
         if tied:
             model.tied_ranks = _tied_ranks(recipe, mesh)
     return model
+
+
+def _prepare(layers: nn.ModuleList, recipe: Recipe) -> None:
+    """Activation checkpointing, and compilation of what it makes."""
+    checkpoint_activations(layers, recipe.parallel)
+    if recipe.train.compile:
+        for layer in layers:
+            layer.compile()
 
 
 def evaluation_rows(recipe: Recipe, model: ParallelModel, wanted: int) -> int:

@@ -87,7 +87,7 @@ class ParallelModel:
                 part = part.cut(dim, offset, offset + size)
         return part
 
-    def _second_copies(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    def second_copies(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """(first, second) of parameters that two stages of this rank hold: a tied embedding under "zbv"."""
         first = dict(self.named_parameters())
         every = ((n, p) for chunk in self.chunks for n, p in chunk.named_parameters())
@@ -96,7 +96,7 @@ class ParallelModel:
     @torch.no_grad()
     def renew_copies(self) -> None:
         """After weights changed: second copies on this rank follow the first."""
-        for first, second in self._second_copies():
+        for first, second in self.second_copies():
             local(second).copy_(local(first))
 
     def reshard(self) -> None:
@@ -195,7 +195,8 @@ class ParallelModel:
 
     def reduce_after_this(self, last: bool) -> None:
         """Told before each micro-batch: copies of a whole model reduce their gradients after the step's last one,
-        shards after each, since no rank has room for whole gradients."""
+        shards after each, since a rank may have no room for whole gradients. In a pipeline torch's schedules decide:
+        they keep a stage's whole gradients until its last micro-batch."""
         for root in self.roots:
             if isinstance(root, FSDPModule) and self.layout.shard * self.layout.context == 1:
                 root.set_requires_gradient_sync(last)
@@ -260,7 +261,7 @@ class ParallelModel:
         if self.mesh is None:
             return
         named = dict(self.named_parameters())
-        for first, second in self._second_copies():
+        for first, second in self.second_copies():
             assert first.grad is not None
             assert second.grad is not None
             local(first.grad).add_(local(second.grad))

@@ -5,7 +5,6 @@ the counted tokens of the whole step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +12,8 @@ import torch
 from torch import nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
     FSDPModule,
     MixedPrecisionPolicy,
-    OffloadPolicy,
     fully_shard,
 )
 from torch.distributed.tensor import Shard
@@ -26,21 +23,18 @@ from groundup.parallel.mesh import Mesh
 from groundup.recipe.parallel import Parallel
 
 
-def shard_model(
-    root: nn.Module, blocks: Iterable[nn.Module], mesh: Mesh, parallel: Parallel, dtype: torch.dtype
-) -> None:
-    """Shard `root` (a model, or a stage of it), its blocks one by one. dtype: of the blocks' gathered weights."""
+def shard_model(root: nn.Module, layers: nn.ModuleList, mesh: Mesh, parallel: Parallel, dtype: torch.dtype) -> None:
+    """Shard `root` (a model, or a stage of it), its layers one by one. dtype: of the layers' gathered weights."""
     if mesh.size("replicate", "fsdp") == 1:
         return
     # Weights travel in the format of the products that take them; hidden states stay as they are in a single process,
     # fp32 between layers. So do embedding, last norm, output projection and routers.
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     policy = exact if dtype == torch.float32 else replace(exact, param_dtype=dtype)
-    offload: OffloadPolicy = CPUOffloadPolicy() if parallel.offload else OffloadPolicy()
-    options: dict[str, Any] = {"offload_policy": offload, "reshard_after_forward": parallel.reshard_after_forward}
+    options: dict[str, Any] = {"reshard_after_forward": parallel.reshard_after_forward}
     left_out: set[nn.Parameter] = set()
-    for block in blocks:
-        for module in block.modules():
+    for layer in layers:
+        for module in layer.modules():
             if isinstance(module, Router) and dtype != torch.float32:
                 _wrap(module, mesh, "fsdp", mp_policy=exact, **options)
             if isinstance(module, ExpertStack) and mesh.layout.expert > 1:
@@ -48,7 +42,7 @@ def shard_model(
                     left_out.update(module.parameters())
                 else:
                     _wrap(module, mesh, "expert_data", mp_policy=policy, **options)
-        _wrap(block, mesh, "fsdp", mp_policy=policy, ignored_params=left_out, **options)
+        _wrap(layer, mesh, "fsdp", mp_policy=policy, ignored_params=left_out, **options)
     # The loss takes the output projection after the model's forward pass, so that stays gathered.
     options["reshard_after_forward"] = False
     _wrap(root, mesh, "fsdp", mp_policy=exact, ignored_params=left_out, **options)

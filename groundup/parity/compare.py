@@ -17,9 +17,8 @@ from torch import Tensor
 
 from groundup.parallel.model import ParallelModel, local
 from groundup.parity.case import SAMPLES, Case, recipe_of
-from groundup.parity.reference import CPU, FREE_STEPS, STEPS, fresh_state, minimised_loss, reference_of
+from groundup.parity.reference import CPU, FREE_STEPS, fresh_state, minimised_loss, reference_of
 from groundup.parity.tasks import MadeUpTable, MadeUpText, made_up
-from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.sections import Recipe
 from groundup.train.blocks import Block
 from groundup.train.state import TrainState
@@ -40,13 +39,13 @@ class Figures(dict[str, Any]):
                 self[f"{name}_in"] = where
 
 
-def compare(case: Case, recipe: LanguageRecipe, references: Path) -> Figures:
+def compare(case: Case, recipe: Recipe, references: Path) -> Figures:
     """The row's figures. All processes of the layout call this; each gives what it sees."""
     own = recipe_of(case, recipe)
     task, state = made_up(own), fresh_state(own, case.degrees)
     model, reference = state.model, reference_of((case.model, case.optimizer), references)
     losses, figures, expected = reference.losses(), Figures(), reference.state(0)
-    for step in range(STEPS):
+    for step in range(len(losses["minimised"])):
         state.samples = step * SAMPLES
         if step:
             _take_state(state, expected)
@@ -90,6 +89,8 @@ def _keep_weights(figures: Figures, name: str, model: ParallelModel, state: Tens
     for buffer_name, buffer in model.named_buffers():
         whole = expected[buffer_name]
         figures.keep(name, float((buffer - whole).norm() / whole.norm().clamp(min=1e-12)), buffer_name)
+    for first, second in model.second_copies():
+        figures.keep(name, float((local(second) - local(first)).norm() / local(first).norm()), "second copy")
     held = {n: p.data for n, p in model.named_parameters()}
     figures.keep(name, *_worst(model, held, {n: t for n, t in expected.items() if not n.endswith(BUFFER)}))
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
 from typing import Any
 
 from groundup.console import span
 from groundup.errors import UserError
-from groundup.parity.case import CLASSIFIER_WIDTHS, SAMPLES
-from groundup.parity.matrix import QUICK_ROWS
+from groundup.parity.case import CLASSIFIER_WIDTHS, LENGTH, MODELS, SAMPLES
 from groundup.parity.reference import FREE_STEPS, STEPS
 from groundup.parity.table import FIGURES, SETTINGS, figure
 from groundup.parity.verdict import EXPERTS, TOLERANCES
-from groundup.recipe.layout import SUPPORTED
+from groundup.recipe.layout import SUPPORTED, Kind
 
 _COMPARED = {
     "loss_difference": "what is minimised, balancing losses included, by evaluation's way through the model",
@@ -31,12 +31,14 @@ This page is made by `groundup parity RECIPE --page docs/parity.md`. Don't edit 
 
 ```
 groundup parity examples/tiny.toml --processes 4     # all rows that four processes can take
-groundup parity examples/tiny.toml --quick           # {quick} rows
+groundup parity examples/tiny.toml --quick           # a pairwise selection of them, a third
 ```
 
-The command trains small models in every supported layout, on processes of this machine (gloo), and holds each against
-one process. It ends with exit code 1 if any row failed. `--json` prints the figures, `--model NAME` takes one model's
-rows. A layout that is not in the matrix is refused before anything starts.
+The command trains the recipe's model in every supported layout that so many processes can take, on processes of this
+machine (gloo), and holds each against one process. Degrees are the divisors of the number of processes. Layouts that
+the model can't be cut in are left out, each with a note. It ends with exit code 1 if any row failed. `--json` prints
+the figures, `--model NAME` takes one model's rows. In training, a layout that is not in the matrix is refused before
+anything starts.
 
 ## What is compared
 
@@ -51,26 +53,36 @@ A global gradient norm alone would not notice, say, doubled gradients of a norm 
 models also run free, from their initial weights: once per layout, and once per model and schedule (with `--quick` once
 per model).
 
-`tests/test_mutations.py` breaks the parallel code in a dozen ways, each of which must fail rows of this matrix.
+`tests/test_mutations.py` breaks the parallel code in sixteen ways. Each must fail a row drawn from this matrix, and
+`--quick` has a row for each.
 
 ## The models
 
-In fp32, on made-up samples, {samples} per step: packed documents, and counts of counted tokens that differ by rank.
+In fp32, on made-up samples, {samples} per step, of at most {length} tokens: packed documents, and counts of counted
+tokens that differ by rank.
 
 - `untied`, `tied`: the recipe's decoder. `examples/tiny.toml` has 8 layers, 4 key-value heads, QK-norm, and a
   vocabulary that no degree divides.
-- `experts`, `experts-bias`: the same with 8 experts per layer, 2 per token, and a shared one; balanced by an auxiliary
-  loss or by a selection bias.
-- `classifier`: hidden layers of {widths}, with dropout, and rows of unequal weight.
+- `experts`, `experts-bias`: the same with the recipe's experts, or else 8 per layer, 2 per token, and a shared one;
+  balanced by an auxiliary loss or by a selection bias.
+- `experts-few`: two experts, so that four shards don't divide them and cut their width instead.
+- `classifier`: hidden layers of {widths}, with dropout in all rows, and rows of unequal weight.
+  With a classifier's recipe its own model, and no other.
 
 ## Supported layouts
 
-Any degrees that divide what they must (`groundup train` says which); degrees 2 and 4 are tested. `expert` is no factor
-of the number of processes: it divides shard x context. A classifier has no sequence and no experts.
+Any degrees that divide what they must (`groundup train` says which). `expert` is no factor of the number of processes:
+it divides shard x context. A classifier has no sequence and no experts. "shown": rows of the last run below have these
+degrees. "not in this run": training takes them, but they need more processes than that run had;
+`tests/test_parity.py` runs those of eight processes once each, with plain settings.
 
 | together above 1 | decoder | with experts | classifier |
 |---|---|---|---|
 {supported}
+
+Context ranks exchange sequence for heads around attention (all-to-all), so context x tensor is at most the key-value
+heads. Ring attention, which has no such limit, is not there: torch's fused kernels for it run on CUDA only and take no
+mask of packed documents, and no GPU was at hand to hold it against one process.
 
 A pipeline runs under any schedule: 1f1b, gpipe, interleaved-1f1b, and, where weights are not sharded (replicate, shard
 and context are 1), zero-bubble and zbv. These cut the backward pass in two, so they don't go with selective
@@ -78,10 +90,11 @@ checkpointing.
 
 ## How rows are chosen
 
-Every layout with degrees 2 and 4 under every schedule is run once with plain settings. Then rows with variations are
-added until every dimension and every schedule has met every variation: the second model of its kind, more
-micro-batches, both kinds of activation checkpointing, Adam and Muon. `--quick` takes {quick} rows in which as many
-pairs of settings as possible meet. Both choices are greedy and without chance: the same on every machine.
+Settings are the model, each dimension with its degree, the schedule, micro-batches (1, 2 or 4), activation
+checkpointing (none, selective, full) and the optimizer (AdamW, Adam, Muon). Every layout under every schedule is run
+once with plain settings. Then rows are added until, for each kind of model, any two settings that can meet have met.
+`--quick` takes rows in which any two settings meet that can, whatever the kind. Both choices are greedy and without
+chance: the same on every machine.
 
 ## The last run
 
@@ -96,12 +109,12 @@ micro: micro-batches of a data rank in a step. recompute: activation checkpointi
 def write_page(path: Path, document: dict[str, Any]) -> None:
     """Write the page about a run. Raises UserError where it can't be written."""
     text = _TEXT.format(
-        quick=QUICK_ROWS,
         steps=STEPS,
         samples=SAMPLES,
+        length=LENGTH,
         widths=", ".join(map(str, CLASSIFIER_WIDTHS)),
         tolerances="\n".join(_tolerances()),
-        supported="\n".join(_supported()),
+        supported="\n".join(_supported(document["rows"])),
         run=_run(document),
         rows="\n".join(_rows(document["rows"])),
     )
@@ -123,12 +136,21 @@ def _tolerances() -> list[str]:
     return found
 
 
-def _supported() -> list[str]:
+def _supported(rows: list[dict[str, Any]]) -> list[str]:
+    shown = {(row["model"], _names(row["layout"])) for row in rows if row["passed"]}
+
+    def cell(kind: Kind, names: tuple[str, ...]) -> str:
+        if names not in SUPPORTED[kind]:
+            return ""
+        return "shown" if any((model, names) in shown for model in MODELS[kind]) else "not in this run"
+
     every = dict.fromkeys(names for combinations in SUPPORTED.values() for names in combinations)
-    return [
-        _cells(" x ".join(names), *("yes" if names in combinations else "" for combinations in SUPPORTED.values()))
-        for names in sorted(every, key=len)
-    ]
+    return [_cells(" x ".join(names), *(cell(kind, names) for kind in SUPPORTED)) for names in sorted(every, key=len)]
+
+
+def _names(layout: str) -> tuple[str, ...]:
+    """Dimensions of a layout by its name."""
+    return tuple(re.findall(r"[a-z]+(?= \d)", layout))
 
 
 def _run(document: dict[str, Any]) -> str:

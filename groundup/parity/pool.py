@@ -4,6 +4,7 @@ For each case the processes it needs form a torch.distributed world of their own
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ def _serve(rank: int, port: int, hanging: float, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool ends it
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
+    gc.freeze()  # what imports made is not looked at again after each case
     warnings.simplefilter("ignore")
     # A failure is told by its traceback; torch would print the whole schedule of every process before it.
     logging.getLogger("torch.distributed.pipelining").setLevel(logging.CRITICAL)

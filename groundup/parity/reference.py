@@ -19,7 +19,6 @@ from groundup.parallel.model import SAMPLES as SAMPLE_DIMS
 from groundup.parallel.model import ParallelModel
 from groundup.parity.case import SAMPLES, Case, variant
 from groundup.parity.tasks import MadeUpTable, MadeUpText, made_up
-from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.layout import Layout
 from groundup.recipe.portions import microbatches, rows_of_microbatch
 from groundup.recipe.sections import Recipe
@@ -86,21 +85,22 @@ class Reference:
         return load_file(self.folder / f"gradients-{step}.safetensors")
 
     def losses(self) -> dict[str, list[float]]:
-        """displayed and norm, of as many steps as were trained; minimised, of `STEPS`."""
+        """displayed and norm, of as many steps as were trained; minimised, of those that are compared in all."""
         return {name: t.tolist() for name, t in load_file(self.folder / "losses.safetensors").items()}
 
 
-def make_references(recipe: LanguageRecipe, steps: dict[Key, int], root: Path) -> None:
-    """What the processes of a pool make together: each those references whose turn it is, of so many steps."""
+def make_references(recipe: Recipe, steps: dict[Key, int], root: Path, compared: int = STEPS) -> None:
+    """What the processes of a pool make together: each those references whose turn it is, of so many steps, the first
+    of them with all that is compared."""
     for key in list(steps)[dist.get_rank() :: dist.get_world_size()]:
-        make_reference(recipe, key, steps[key], root)
+        make_reference(recipe, key, steps[key], root, compared)
 
 
 def reference_of(key: Key, root: Path) -> Reference:
     return Reference(root / "-".join(key))
 
 
-def make_reference(recipe: LanguageRecipe, key: Key, steps: int, root: Path) -> Reference:
+def make_reference(recipe: Recipe, key: Key, steps: int, root: Path, compared: int) -> Reference:
     """Train in this process alone and write down everything."""
     own, reference = variant(recipe, *key), reference_of(key, root)
     task, state = made_up(own), fresh_state(own, Layout())
@@ -108,19 +108,19 @@ def make_reference(recipe: LanguageRecipe, key: Key, steps: int, root: Path) -> 
     found: dict[str, list[float]] = {"displayed": [], "norm": [], "minimised": []}
     for step in range(steps):
         end = state.samples + SAMPLES
-        if step < STEPS:
+        if step < compared:
             _write(reference.folder / f"state-{step}.safetensors", state.tensors())
             found["minimised"].append(minimised_loss(state.model, task, own, state.samples))
         loss, norm = compute_gradients(state, end, task, own, CPU)
-        if step < STEPS:
+        if step < compared:
             gradients = {n: p.grad for n, p in state.model.named_parameters() if p.grad is not None}
             _write(reference.folder / f"gradients-{step}.safetensors", gradients)
         update(state, norm, own, own.optim.lr, task)
         found["displayed"].append(float(loss))
         found["norm"].append(float(norm))
         state.samples = end
-        if step == STEPS - 1:
-            _write(reference.folder / f"state-{STEPS}.safetensors", state.tensors())
+        if step == compared - 1:
+            _write(reference.folder / f"state-{compared}.safetensors", state.tensors())
     losses = {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
     _write(reference.folder / "losses.safetensors", losses)
     return reference

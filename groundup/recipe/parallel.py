@@ -62,7 +62,6 @@ class Parallel(Section):
     reshard_after_forward: bool = Field(
         True, description="free gathered weights after the forward pass and gather them again for the backward pass"
     )
-    offload: bool = Field(False, description="keep sharded weights and optimizer state in host memory; GPUs only")
     hang_timeout: PositiveFloat = Field(
         600.0, description="seconds without a finished step after which the job is ended"
     )

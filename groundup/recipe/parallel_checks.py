@@ -127,13 +127,6 @@ def _keys(recipe: Recipe) -> Iterator[Problem]:
             'activation_checkpointing = "full" or "selective"',
             (("parallel", "activation_checkpointing"),),
         )
-    if parallel.offload and recipe.train.device == "cpu":
-        yield Problem(
-            ("parallel", "offload"),
-            "on a CPU the state is in host memory already",
-            'false, or train.device = "cuda"',
-            (("train", "device"),),
-        )
 
 
 def _divisor(asked: int, whole: int) -> str:

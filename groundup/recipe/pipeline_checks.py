@@ -128,6 +128,16 @@ def _suits(schedule: str, count: int, pipeline: int) -> bool:
     return count >= pipeline
 
 
+def idle_stages(recipe: Recipe, layout: Layout) -> str | None:
+    """A remark where a pipeline has fewer micro-batches than stages: its numbers are right, but stages wait."""
+    count, stages, samples = microbatches(recipe, layout), recipe.parallel.stages, samples_of_rank(recipe, layout)
+    if layout.pipeline == 1 or count >= stages:
+        return None
+    near = nearest_divisor(stages, samples, lambda d: d >= stages and _suits(recipe.parallel.schedule, d, stages))
+    advice = f"parallel.microbatches = {near} would fill it" if near else "a larger batch would fill it"
+    return f"{count} micro-batches are fewer than the pipeline's {stages} stages, which wait for each other; {advice}"
+
+
 def microbatch_problems(recipe: Recipe, layout: Layout) -> Iterator[Problem]:
     """Whether a data rank's samples make micro-batches that a layout's schedule can run."""
     parallel, samples, pipeline = recipe.parallel, samples_of_rank(recipe, layout), layout.pipeline

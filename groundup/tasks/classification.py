@@ -5,7 +5,7 @@ Shapes: B rows, F features, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -86,7 +86,7 @@ class Classification:
     def build(self, device: torch.device) -> Perceptron:
         return build_perceptron(self.recipe.model, self.features, len(self.labels), self.recipe.seed, device)
 
-    def blocks(self, model: Perceptron) -> Iterable[nn.Module]:
+    def layers(self, model: Perceptron) -> nn.ModuleList:
         return model.layers
 
     def batch(self, start: int, stop: int) -> Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ class LanguageModel:
     def build(self, device: torch.device) -> Decoder:
         return build_decoder(self.recipe.model, self.vocab_size, self.recipe.seed, device)
 
-    def blocks(self, model: Decoder) -> Iterable[nn.Module]:
+    def layers(self, model: Decoder) -> nn.ModuleList:
         return model.layers
 
     def batch(self, start: int, stop: int) -> Batch:

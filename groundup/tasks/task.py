@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -37,8 +37,9 @@ class Task(Protocol):
     def build(self, device: torch.device) -> Any:
         """The whole model with its initial weights."""
 
-    def blocks(self, model: Any) -> Iterable[nn.Module]:
-        """The parts of the model that are compiled, sharded and computed again one by one."""
+    def layers(self, model: Any) -> nn.ModuleList:
+        """The parts of the model that are compiled, sharded and computed again one by one, each named by its number in
+        the whole model."""
 
     def batch(self, start: int, stop: int) -> Samples:
         """Samples [start, stop) of the training stream, on the host."""

@@ -23,7 +23,7 @@ from groundup.parallel.build import build_parallel
 from groundup.plan.machine import measured_peak
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.load import LoadedRecipe
-from groundup.recipe.parallel_checks import kind_of, legal_layout
+from groundup.recipe.parallel_checks import legal_layout
 from groundup.recipe.quantities import Duration
 from groundup.recipe.sections import Recipe
 from groundup.rundir import RunDir, fingerprint
@@ -107,14 +107,6 @@ def _train(
     total = pace.steps(recipe.train.duration)
     schedule = build_schedule(recipe.optim, total, pace)
     layout = legal_layout(recipe, dist.get_world_size() if dist.is_initialized() else 1)
-    if recipe.parallel.offload and device.type == "cpu":
-        raise UserError("there is no GPU to take weights off", where="parallel.offload", advice="Set it to false")
-    if recipe.parallel.offload and (layout.data * layout.context == 1 or kind_of(recipe) == "experts"):
-        raise UserError(
-            "only weights that FSDP shards can be kept in host memory, and not those of a model with experts",
-            where="parallel.offload",
-            expected="parallel.shard above 1 and no experts",
-        )
     model = build_parallel(task, recipe, layout, device)
     optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
     state = TrainState(model, optimizers, gradient_scaler(recipe.optim.precision, device))
