@@ -235,7 +235,7 @@ def export(target: Target) -> dict[str, Any]:
 
 HEADLINES = {
     "language-model": ("loss", "perplexity", "bits_per_byte"),
-    "classification": ("loss", "accuracy", "f1_weighted", "f1_macro", "rows", "classes"),
+    "classification": ("loss", "accuracy", "f1_weighted", "f1_macro", "rows", "classes", "part"),
 }
 
 

@@ -29,7 +29,7 @@ def columns(*, imputes: bool = False) -> list[Column]:
     return [
         Column("height, m", "number", mean=3.5, scale=2.0, fill=fills[0]),
         Column("width", "number", mean=0.2, scale=0.1, fill=fills[1]),
-        Column("evergreen", "boolean", mean=0.4, scale=0.5, fill=fills[2]),
+        Column("evergreen", "boolean", fill=fills[2]),
         Column("colour", "category", fill=fills[3], categories=["red", "green", "3"], other=True),
     ]
 
@@ -69,6 +69,7 @@ def write(folder: Path, made: Preprocessor, model: Perceptron, **changes: Any) -
     statistics = [
         {"name": "height, m", "mean": 3.5, "std": 2.0, "min": -1.25, "max": 9.5},
         {"name": "width", "mean": 0.2, "std": 0.1, "min": 0.05, "max": 0.6},
+        {"name": "evergreen", "mean": 0.9, "std": 0.3, "min": 0.0, "max": 1.0},
     ]
     arguments: dict[str, Any] = {
         "onnx": True,

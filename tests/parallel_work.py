@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler, share_found_infinite
+from groundup.optim.schedules import build_schedule
 from groundup.parallel.build import build_parallel
 from groundup.parallel.mesh import Mesh
-from groundup.parallel.model import ParallelModel
+from groundup.parallel.model import ParallelModel, local
 from groundup.parity.tasks import made_up
 from groundup.recipe.layout import Layout, resolve
 from groundup.recipe.load import load
+from groundup.recipe.table import TableRecipe
+from groundup.rundir import RunDir
+from groundup.tasks.classification import Classification
+from groundup.train.loop import train_step
 from groundup.train.state import TrainState
 from groundup.train.step import compute_gradients, update
 
@@ -98,13 +104,41 @@ def loss_of_a_cut_vocabulary() -> tuple[float, float]:
     weight = torch.randn(vocab, 8, generator=generator).requires_grad_()
     labels, counted = torch.randint(vocab, (100,), generator=generator), torch.ones(100)
     options = {"label_smoothing": 0.1, "z_loss": 0.01}
-    whole = losses.linear_cross_entropy(hidden, weight, labels, counted, **options)  # type: ignore[arg-type]
+    whole, _ = losses.linear_cross_entropy(hidden, weight, labels, counted, **options)  # type: ignore[arg-type]
     expected = torch.autograd.grad(whole, (hidden, weight))
     start, stop = even_cut(vocab, ranks, dist.get_rank())
     mine = weight.detach()[start:stop].clone().requires_grad_()
     cut = losses.VocabularyCut(dist.distributed_c10d._get_default_group(), start, vocab)
-    loss = losses.linear_cross_entropy(hidden, mine, labels, counted, cut=cut, **options)  # type: ignore[arg-type]
+    loss, _ = losses.linear_cross_entropy(hidden, mine, labels, counted, cut=cut, **options)  # type: ignore[arg-type]
     grad_hidden, grad_mine = torch.autograd.grad(loss, (hidden, mine))
     dist.all_reduce(grad_hidden)
     differences = [loss - whole, grad_hidden - expected[0], grad_mine - expected[1][start:stop]]
     return float(loss), max(float(x.abs().max()) for x in differences)
+
+
+def last_step_of_a_table(
+    run: str, settings: tuple[str, ...]
+) -> tuple[list[int], float, float, dict[str, torch.Tensor]]:
+    """The last step of a table's first epoch, from initial weights: places in the stream of the rows that this rank's
+    loss was made of, the loss of the step, its gradient norm, and the weights after it that this rank holds."""
+    recipe = load(Path(run) / "recipe.toml", settings).recipe
+    assert isinstance(recipe, TableRecipe)
+    task = Classification(recipe, RunDir(Path(run)))
+    model = build_parallel(task, recipe, resolve(recipe.parallel, dist.get_world_size()), CPU)
+    model.train()
+    optimizers = build_optimizers(model.named_parameters(), recipe.optim, model.whole())
+    rows = task.samples_per_epoch
+    start = rows - rows % recipe.train.batch_rows
+    state = TrainState(model, optimizers, gradient_scaler("fp32", CPU), samples=start)
+    trained: list[int] = []
+    loss_of = task.loss
+
+    def loss(module: Any, output: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        trained.extend(batch.positions_B[batch.weights_B > 0].tolist())
+        return loss_of(module, output, batch)
+
+    task.loss = loss  # type: ignore[method-assign]
+    schedule = build_schedule(recipe.optim, 100, recipe.pace(rows))
+    result = train_step(state, rows, task, recipe, schedule, CPU)
+    weights = {name: local(parameter).detach().clone() for name, parameter in model.named_parameters()}
+    return trained, float(result.loss), float(result.grad_norm), weights

@@ -76,7 +76,7 @@ def table_manifest(labels: list[Any], columns: int, rows: int = 10_000) -> dict[
         "classes": labels,
         "features": columns + 3,
         "columns": table_columns(columns),
-        "warnings": ["column_1 holds one value only and is left out"],
+        "warnings": ["the same value in all training rows: 'column_1'"],
         "peak_memory_mb": 312.5,
     }
 
@@ -88,7 +88,7 @@ def evaluation_of(labels: list[Any], rows: int, step: int, blur: float = 1.5) ->
     truth = random.integers(0, classes, rows)
     seen = truth + random.normal(0, blur * (0.3 + truth / classes / 2), rows)
     logits = -((seen[:, None] - np.arange(classes)[None]) ** 2)
-    return full_metrics(logits, truth, labels) | {"step": step}
+    return full_metrics([(logits, truth)], rows, labels) | {"part": "test", "step": step}
 
 
 def table_metrics(steps: int, every: int = 10) -> list[dict[str, Any]]:

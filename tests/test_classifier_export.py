@@ -261,6 +261,7 @@ def test_the_card_says_what_the_model_is() -> None:
         parameters=1234,
         onnx=True,
         metrics={"accuracy": 0.98765},
+        part="test",
         lineage={"recipe": "trees", "data": {"fingerprint": "abc"}},
     )
     for words in ("# trees", "1,234", "maple", "élm", "16, 8", "0.9877", "model.onnx", "height, m", "data.fingerprint"):

@@ -40,7 +40,7 @@ def test_chunked_loss_is_torchs_in_value_and_gradient(
     problem: tuple[torch.Tensor, ...], smoothing: float, z_loss: float
 ) -> None:
     hidden, weight, labels, counted = problem
-    loss = linear_cross_entropy(hidden, weight, labels, counted, label_smoothing=smoothing, z_loss=z_loss)
+    loss, shown = linear_cross_entropy(hidden, weight, labels, counted, label_smoothing=smoothing, z_loss=z_loss)
     (loss / 7).backward()
     ours = loss.detach(), hidden.grad, weight.grad
     hidden.grad = weight.grad = None
@@ -51,12 +51,15 @@ def test_chunked_loss_is_torchs_in_value_and_gradient(
     (reference / 7).backward()
     for got, wanted in zip(ours, (reference.detach(), hidden.grad, weight.grad), strict=True):
         torch.testing.assert_close(got, wanted, rtol=2e-5, atol=2e-5)
+    plain = (F.cross_entropy(logits, labels, reduction="none") * counted).sum()
+    torch.testing.assert_close(shown, plain, rtol=2e-5, atol=2e-5)
+    assert not shown.requires_grad
 
 
 def test_chunked_loss_survives_large_logits_and_needs_no_gradient(problem: tuple[torch.Tensor, ...]) -> None:
     hidden, weight, labels, counted = problem
     with torch.no_grad():
-        loss = linear_cross_entropy(hidden * 1000, weight, labels, counted)
+        loss, _ = linear_cross_entropy(hidden * 1000, weight, labels, counted)
         reference = (F.cross_entropy(hidden * 1000 @ weight.t(), labels, reduction="none") * counted).sum()
     torch.testing.assert_close(loss, reference)
 
@@ -75,15 +78,15 @@ def test_chunked_loss_never_holds_all_logits() -> None:
             return out
 
     with Watch():
-        linear_cross_entropy(hidden, weight, torch.zeros(4096, dtype=torch.long), torch.ones(4096)).backward()
+        linear_cross_entropy(hidden, weight, torch.zeros(4096, dtype=torch.long), torch.ones(4096))[0].backward()
     assert largest < 40e6
 
 
 def test_bf16_loss_is_near(problem: tuple[torch.Tensor, ...]) -> None:
     hidden, weight, labels, counted = problem
-    exact = linear_cross_entropy(hidden, weight, labels, counted)
+    exact, _ = linear_cross_entropy(hidden, weight, labels, counted)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = linear_cross_entropy(hidden, weight, labels, counted)
+        rounded, _ = linear_cross_entropy(hidden, weight, labels, counted)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=2e-2, atol=0.5)
     rounded.backward()
@@ -143,7 +146,7 @@ def test_each_optimizer_learns(kind: str) -> None:
     found = []
     for _ in range(30):
         hidden = model(tokens).x_BLD.flatten(0, 1)
-        loss = linear_cross_entropy(hidden, model.output_weight, labels.flatten(), torch.ones(64)) / 64
+        loss = linear_cross_entropy(hidden, model.output_weight, labels.flatten(), torch.ones(64))[0] / 64
         loss.backward()
         found.append(float(loss.detach()))
         for optimizer in optimizers:

@@ -18,8 +18,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.data.table.preprocess import Column, Preprocessor
 from groundup.deploy.classifier_api import MAX_BODY_BYTES, MAX_ROWS, parse_predict
+from groundup.deploy.classifier_app import Predictor
 from groundup.deploy.classifier_load import load_classifier
+from groundup.deploy.classifier_schema import openapi, schema
 from groundup.deploy.server import serve
 from groundup.deploy.web import ApiError
 from groundup.errors import UserError
@@ -125,6 +128,75 @@ def test_many_rows_at_once_and_many_requests_at_once(client: httpx.Client) -> No
         parts = list(pool.map(lambda start: predict(client, rows[start : start + 50]), range(0, 1000, 50)))
     joined = np.concatenate([part["probabilities"] for part in parts])
     np.testing.assert_allclose(joined, whole["probabilities"][:1000], atol=1e-6)
+
+
+def predictor(*columns: Column, classes: list[Any] | None = None, **settings: Any) -> tuple[Predictor, Preprocessor]:
+    """In this process."""
+    made = Preprocessor(list(columns), "y", classes or [0, 1], **settings)
+    return Predictor(perceptron(made), made, torch.device("cpu")), made
+
+
+def answer(of: Predictor, *rows: list[Any]) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(of.answer(json.dumps({"data": rows}).encode())[0])
+    return body
+
+
+def test_labels_beyond_64_bits_are_served() -> None:
+    labels = [10**20 + 1, 10**20 + 2, -(10**30)]
+    made, _ = predictor(Column("x", "number"), classes=labels)
+    body = answer(made, *([float(n)] for n in range(-9, 9)))
+    assert body["classes"] == labels
+    assert set(body["predictions"]) <= set(labels)
+
+
+@pytest.mark.parametrize(
+    ("notation", "text", "number", "wrong"),
+    [
+        ("date", "2020-01-01", 1577836800, "2020-13-01"),
+        ("date", " 2020-01-01 10:30:01.5 ", 1577874601.5, "10:30"),
+        ("zoned", "2020-01-01T10:30:00+02:00", 1577867400, "2020-01-01"),
+        ("time", "10:30", 37800, "25:00"),
+        ("time", "10:30:00.25", 37800.25, "2020-01-01"),
+        ("whole", "0x1f", 31, "0xffffffffffffffffff"),
+    ],
+)
+def test_numbers_may_be_written_as_the_table_writes_them(notation: str, text: str, number: float, wrong: str) -> None:
+    _, made = predictor(Column("x", "number", notation=notation, fill=0.0), imputes=True, missing_values=["-"])
+    body = json.dumps({"data": [[text], [number], [None]]}).encode()
+    first, second, third = parse_predict(body, made)["x"]
+    assert first == second == number
+    assert math.isnan(third)
+    for value in (wrong, "tall", ""):
+        with pytest.raises(ApiError) as caught:
+            parse_predict(json.dumps({"data": [[number], [value]]}).encode(), made)
+        assert (caught.value.status, caught.value.body["error"]["param"]) == (422, "data[1].x")
+
+
+def test_what_stands_for_a_missing_value_does_so_here_too() -> None:
+    columns = Column("c", "category", categories=["a", "b"], fill="a"), Column("t", "boolean", fill=1.0)
+    of, _ = predictor(*columns, Column("d", "number", notation="date", fill=0.0), imputes=True, missing_values=["-"])
+    first, second, third = answer(of, [" -", "-", "-"], [None, None, None], ["b", False, 9])["probabilities"]
+    assert first == second != third
+    whole = Preprocessor([Column("c", "category", categories=["a"])], "y", [0, 1], missing_values=["-"])
+    with pytest.raises(ApiError, match="trained on whole rows"):
+        parse_predict(b'{"data": [["-"]]}', whole)
+
+
+def test_the_schema_says_how_values_are_written() -> None:
+    columns = [
+        Column("d", "number", notation="date"),
+        Column("z", "number", notation="zoned"),
+        Column("t", "number", notation="time"),
+        Column("b", "boolean", fill=1.0),
+        Column("n", "number", notation="whole"),
+    ]
+    of, made = predictor(*columns, missing_values=["-"], decimal=",")
+    described = schema(made, [{"name": "d", "mean": 1577836800.75, "std": 1.0, "min": 0.0, "max": 2e9}])
+    assert (described["missing_values"], described["decimal"]) == (["-"], ",")
+    defaults = [column["default"] for column in described["columns"]]
+    assert defaults == ["2020-01-01 00:00:00", "1970-01-01T00:00:00Z", "00:00:00", True, 0.0]
+    answer(of, defaults)
+    assert openapi("m", made, described)["components"]["schemas"]["Rows"]
 
 
 # --- what is refused
@@ -264,11 +336,6 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 RECORDS = st.fixed_dictionaries(dict.fromkeys(NAMES, VALUES))
-RECORDS = st.fixed_dictionaries(dict.fromkeys(NAMES, VALUES))
-RECORDS = st.fixed_dictionaries(dict.fromkeys(NAMES, VALUES))
-RECORDS = st.fixed_dictionaries(dict.fromkeys(NAMES, VALUES))
-RECORDS = st.fixed_dictionaries(dict.fromkeys(NAMES, VALUES))
-RECORDS = st.fixed_dictionaries(dict.fromkeys(NAMES, VALUES))
 ROWS = st.lists(st.lists(VALUES, min_size=3, max_size=5) | RECORDS, max_size=3)
 
 
@@ -276,11 +343,6 @@ ROWS = st.lists(st.lists(VALUES, min_size=3, max_size=5) | RECORDS, max_size=3)
 @settings(max_examples=300, deadline=None)
 def test_anything_is_either_taken_whole_or_refused_in_words(document: Any) -> None:
     for made in (MADE, FILLING):
-        refusal, columns = None, {}
-        refusal, columns = None, {}
-        refusal, columns = None, {}
-        refusal, columns = None, {}
-        refusal, columns = None, {}
         refusal, columns = None, {}
         try:
             columns = parse_predict(json.dumps(document).encode(), made)
@@ -314,8 +376,9 @@ def test_schema(client: httpx.Client, filling: httpx.Client) -> None:
         "categories": None,
         "default": 3.5,
         "nullable": False,
+        "notation": "number",
     }
-    assert (evergreen["kind"], evergreen["default"]) == ("boolean", False)
+    assert (evergreen["kind"], evergreen["default"]) == ("boolean", True)
     assert (colour["categories"], colour["default"]) == (["red", "green", "3"], "red")
     assert all(column["nullable"] for column in filling.get("/schema").json()["columns"])
 

@@ -156,7 +156,7 @@ def test_data_of_a_table(run: Path) -> None:
         "a value is missing597 rows 79.6 %",
         "row seen before150 rows",
         "597 a value is missing, 3 the target is missing",
-        "column_1 holds one value only and is left out",
+        "the same value in all training rows: ",
         "column_1number constant11",
         "6 number, 3 category, 3 boolean, 1 constant",
         "column_8number2178.5001.250-8.00016.00",

@@ -39,6 +39,11 @@ def text_of(rows: list[str], header: str = "a,b,y") -> str:
         (text_of(REALS), {}, ["regression"]),
         (text_of([f"{n},{n},1" for n in range(9)]), {}, ["only one value", "1"]),
         (text_of(GOOD).replace(",", ";"), {"target": "y"}, ["only one column", "delimiter"]),
+        (
+            text_of([f"{n};{n},5;{n % 2}" for n in range(40)], "a;b;y"),
+            {"delimiter": ";"},
+            ["'b'", "'0,5'", "t.csv:2", 'data.decimal = ","'],
+        ),
         (text_of(MIXED), {}, ["'b'", "'n/k'", "t.csv:32", "missing_values"]),
         (text_of([f"?,{n},{n % 2}" if n % 2 else f"{n},?,0" for n in range(20)]), {}, ["no row is left", "20"]),
         (text_of([f"{n},{n},NA" for n in range(20)]), {}, ["no row is left of 20", "choose another data.target"]),

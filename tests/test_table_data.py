@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.data.table.hashing import Seen
+from groundup.data.table.layout import Layout, TableFile
 from groundup.data.table.preprocess import Column, Preprocessor
-from groundup.data.table.read import BLOCK_BYTES
+from groundup.data.table.read import BLOCK_BYTES, blocks
 from groundup.data.table.split import split_rows
 from groundup.data.table.statistics import Moments
 from groundup.data.table.stream import TableStream
@@ -84,12 +85,17 @@ def test_unseen_categories(tmp_path: Path) -> None:
     assert encoded[:, :3].tolist() == [[0, 0, 1], [0, 0, 1], [0, 1, 0]]
 
 
-def test_numbers_that_are_names(tmp_path: Path) -> None:
-    rows = [f"{n % 3},{n},{n % 2}" for n in range(30)]
-    done = prepare_text(table(rows, "code,x,y"), tmp_path, categories=["code"])
-    assert done.preprocessor.feature_names == ["code=0", "code=1", "code=2", "x"]
-    encoded = done.preprocessor.encode({"code": np.array([1, 2.0], object), "x": np.array([0.0, 0.0])})
-    assert encoded[:, :3].tolist() == [[0, 1, 0], [0, 0, 1]]
+def test_blocks_of_parquet_are_bounded_by_bytes(tmp_path: Path) -> None:
+    data = TableData(path="", target="y")
+    long = [chr(97 + n % 26) * 2000 for n in range(20_000)]  # repeats: small in the file
+    uneven = ["x" * (10 if n < 19_000 else 20_000) for n in range(20_000)]
+    for name, texts in (("long", long), ("uneven", uneven)):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"t": texts, "y": [n % 2 for n in range(20_000)]}), path)
+        layout = Layout([TableFile(path, path.name, "parquet")], ["t", "y"], "y", [], ["t"])
+        sizes = [(b.batch.num_rows, b.batch.nbytes) for b in blocks(layout, data, {}, ["t", "y"])]
+        assert sum(rows for rows, _ in sizes) == 20_000
+        assert max(size for _, size in sizes) <= BLOCK_BYTES
 
 
 def test_missing_values_dropped(tmp_path: Path) -> None:
@@ -148,14 +154,6 @@ def test_duplicates(tmp_path: Path) -> None:
     assert len(parts) == 35
     assert parts[3] == parts[30] == parts[31]
     assert parts[33] == parts[34]
-
-
-def test_whole_numbers_are_told_apart_beyond_53_bits(tmp_path: Path) -> None:
-    big = 2**60
-    rows = [f"{big + n // 2},{n % 2}" for n in range(40)]
-    done = prepare_text(table([*rows, rows[0]], "id,y"), tmp_path)
-    assert done.dropped() == {"exact_duplicate": 1}
-    assert done.cleaned[1:] == rows
 
 
 def test_ignored_columns_count_for_nothing_but_stay_in_the_cleaned_table(tmp_path: Path) -> None:
@@ -415,14 +413,27 @@ def test_split_properties(rows: list[tuple[int, int]], test: float, validation: 
     for key in np.unique(keys):
         assert len(np.unique(split.part[keys == key])) == 1
     wanted = [n for n, fraction in ((1, validation), (2, test)) if fraction]
+    enough = [c for c in np.unique(classes) if c not in split.scarce]
+    plentiful = all(int(len(rows) * fraction + 0.5) >= len(enough) for fraction in (test, validation) if fraction)
     for c in np.unique(classes) if stratify else []:
         parts = set(split.part[classes == c].tolist())
-        assert parts == ({0} if c in split.scarce else {0, *wanted})
+        assert parts == ({0} if c in split.scarce else {0, *wanted}) or (0 in parts and not plentiful)
     distinct = len(np.unique(keys)) == len(keys)
     plenty = np.bincount(classes, minlength=5)[np.unique(classes)].min() >= 20
     if distinct and (plenty or (not stratify and len(rows) >= 20)):
         assert (split.part == 2).sum() == int(len(rows) * test + 0.5)
         assert (split.part == 1).sum() == int(len(rows) * validation + 0.5)
+
+
+def test_many_small_classes_keep_the_parts_sizes(tmp_path: Path) -> None:
+    done = prepare_text(table([f"{n},{n // 3}" for n in range(900)], "x,y"), tmp_path)
+    splits = done.manifest["splits"]
+    assert [splits[name]["rows"] for name in PARTS] == [630, 90, 180]
+    assert min(splits["train"]["classes"].values()) >= 1
+    assert [w.split(":")[0] for w in done.manifest["warnings"]] == [
+        "classes without a validation row",
+        "classes without a test row",
+    ]
 
 
 def test_split_is_exact_at_size() -> None:

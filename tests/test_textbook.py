@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,19 @@ import numpy as np
 import pytest
 import torch
 
+from groundup.models.perceptron import build_perceptron
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.schedules import build_schedule
 from groundup.parallel.model import ParallelModel
+from groundup.parity.pool import Pool
 from groundup.recipe.load import LoadedRecipe, load
+from groundup.recipe.quantities import Duration
+from groundup.recipe.table import TableRecipe
 from groundup.rundir import RunDir
 from groundup.tasks.classification import Classification
 from groundup.train.loop import train_step
 from groundup.train.state import TrainState
+from tests import parallel_work
 from tests.conftest import groundup, groundup_json, served
 
 CPU = torch.device("cpu")
@@ -89,7 +95,7 @@ def test_the_whole_course(run: tuple[Path, dict[str, Any]], table: Path) -> None
     folder, printed = run
     assert [step["name"] for step in printed["steps"]] == ["prepare", "train", "evaluate", "export"]
     evaluation = printed["evaluate"]
-    assert set(evaluation) == {"loss", "accuracy", "f1_weighted", "f1_macro", "rows", "classes"}
+    assert set(evaluation) == {"loss", "accuracy", "f1_weighted", "f1_macro", "rows", "classes", "part"}
     assert evaluation["accuracy"] > 0.75
     assert evaluation["classes"] == 3
     assert Path(printed["export"]["path"]).is_dir()
@@ -131,47 +137,146 @@ def test_served_predictions_have_no_dropout(run: tuple[Path, dict[str, Any]]) ->
     folder, _ = run
     row = {"height": 0.3, "weight": 49_000, "depth": 0.0004, "noise": 1.2, "colour": "red"}
     with served(folder) as url:
-        answers = [httpx.post(f"{url}/predict", json={"data": [row]}, timeout=30).json() for _ in range(3)]
-    assert answers[0] == answers[1] == answers[2]
+        answers = [httpx.post(f"{url}/predict", json={"data": [row]}, timeout=30) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    first, *others = (answer.json()["probabilities"] for answer in answers)
+    assert others == [first, first]
 
 
-def test_slices_of_a_batch_are_disjoint_and_complete(run: tuple[Path, dict[str, Any]]) -> None:
+# Of 483 training rows the last step of an epoch has 51: 17 on each of three ranks, in portions of 8, 8 and 1.
+RAGGED = (
+    "train.batch_rows=72",
+    "train.micro_batch=8",
+    'optim.optimizer="sgd"',
+    "optim.momentum=0",
+    "optim.clip_norm=0",
+)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(3) as pool:
+        yield pool
+
+
+def step_of_one_batch(run: Path, *settings: str) -> tuple[range, float, float, dict[str, torch.Tensor]]:
+    """What `last_step_of_a_table` must find: one forward and backward pass over all rows of the step."""
+    loaded, task = task_of(run, *settings)
+    optim, rows = loaded.recipe.optim, task.samples_per_epoch
+    start = rows - rows % loaded.recipe.train.batch_rows  # type: ignore[attr-defined]
+    model, batch = task.build(CPU).train(), task.batch(start, rows)
+    loss = torch.nn.functional.cross_entropy(model(batch.features_BF, batch.positions_B), batch.labels_B)
+    loss.backward()
+    named = {name: (parameter, parameter.grad) for name, parameter in model.named_parameters()}
+    norm = float(torch.cat([grad.flatten() for _, grad in named.values() if grad is not None]).norm())
+    weights = {name: (p - optim.lr * grad).detach() for name, (p, grad) in named.items() if grad is not None}
+    return range(start, rows), float(loss), norm, weights
+
+
+def test_ranks_train_on_rows_of_their_own(run: tuple[Path, dict[str, Any]], pool: Pool) -> None:
     """The fault: without a sampler every process sees the same rows."""
-    _, task = task_of(run[0])
-    whole = task.batch(100, 164)
-    parts = [task.batch(100 + 16 * rank, 116 + 16 * rank) for rank in range(4)]
-    assert torch.equal(torch.cat([p.features_BF for p in parts]), whole.features_BF)
-    assert len({int(p) for part in parts for p in part.positions_B}) == 64
+    settings = (*RAGGED, "parallel.replicate=3")
+    found = pool.run(3, parallel_work.last_step_of_a_table, str(run[0]), settings)
+    rows, *_ = step_of_one_batch(run[0], *settings)
+    assert len(rows) == 51
+    assert [len(trained) for trained, *_ in found] == [17, 17, 17]
+    assert sorted(row for trained, *_ in found for row in trained) == list(rows)
 
 
-def test_every_row_of_an_epoch_counts_once_and_alike(run: tuple[Path, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_ragged_step_is_that_of_one_batch(run: tuple[Path, dict[str, Any]], pool: Pool, ranks: int) -> None:
     """The fault: a last accumulation of fewer portions is thrown away, and a short portion weighs as much as a long."""
-    loaded, task = task_of(run[0])
-    pace = loaded.recipe.pace(task.samples_per_epoch)
-    assert task.samples_per_epoch % 64
-    samples, sizes = 0, []
-    while samples < task.samples_per_epoch:
-        end = pace.step_end(samples)
-        sizes.append(end - samples)
-        samples = end
-    assert samples == task.samples_per_epoch
-    assert sizes[-1] == task.samples_per_epoch % 64
-    rows = task.train.locate(0, samples)
-    assert sorted(rows.tolist()) == list(range(samples))
+    settings = (*RAGGED, f"parallel.replicate={ranks}")
+    rows, loss, norm, weights = step_of_one_batch(run[0], *settings)
+    trained = []
+    for mine, *numbers, found in pool.run(ranks, parallel_work.last_step_of_a_table, str(run[0]), settings):
+        trained += mine
+        assert numbers == pytest.approx([loss, norm], rel=1e-5)
+        torch.testing.assert_close(found, weights, rtol=1e-5, atol=1e-7)
+    assert sorted(trained) == list(rows)
 
-    model = task.build(CPU).train()
-    batch = task.batch(samples - sizes[-1], samples)
-    grads = []
-    for micro in (len(batch), 32, 7):
-        model.zero_grad()
-        for start in range(0, len(batch), micro):
-            part = batch.rows(start, start + micro)
-            loss, _ = task.loss(model, model(**task.arguments(part)), part)
-            (loss / batch.counted).backward()
-        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    for other in grads[1:]:
-        for got, wanted in zip(other, grads[0], strict=True):
-            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+
+def test_a_pipeline_of_two_parts_and_eight_chunks(run: tuple[Path, dict[str, Any]], pool: Pool) -> None:
+    """The fault: the pipeline API of the course is gone from torch."""
+    settings = (*RAGGED, "train.batch_rows=64", "parallel.pipeline=2", "parallel.microbatches=8")
+    settings = (*settings, 'parallel.cuts=["layers.1"]')
+    rows, loss, norm, weights = step_of_one_batch(run[0], *settings)
+    (_, *first, front), (trained, *last, back) = pool.run(2, parallel_work.last_step_of_a_table, str(run[0]), settings)
+    assert trained == list(rows)
+    assert first == last == pytest.approx([loss, norm], rel=1e-5)
+    assert {name.split(".")[1] for name in front} == {"0"}
+    torch.testing.assert_close(front | back, weights, rtol=1e-5, atol=1e-7)
+
+
+def test_an_epoch_is_cut_into_steps_that_hold_each_row_once(run: tuple[Path, dict[str, Any]]) -> None:
+    loaded, task = task_of(run[0])
+    pace, samples, sizes = loaded.recipe.pace(task.samples_per_epoch), 0, []
+    while samples < task.samples_per_epoch:
+        sizes.append(pace.step_end(samples) - samples)
+        samples += sizes[-1]
+    assert sizes == [64] * 7 + [35]
+    assert sorted(task.train.locate(0, samples).tolist()) == list(range(samples))
+
+
+def test_the_recipe_is_the_course() -> None:
+    recipe = load(RECIPE).recipe
+    assert isinstance(recipe, TableRecipe)
+    assert (recipe.seed, recipe.serve.port, recipe.train.duration) == (42, 5000, Duration(100, "epochs"))
+    assert (Path(recipe.data.path).name, recipe.data.target) == ("raw_data.csv", "target")
+    assert (recipe.data.missing, recipe.data.deduplicate, recipe.data.test_fraction) == ("drop", True, 0.2)
+    assert (recipe.data.scale, recipe.data.cleaned) == ("standard", "csv")
+    assert (recipe.optim.optimizer, recipe.optim.label_smoothing, recipe.optim.z_loss) == ("adam", 0.0, 0.0)
+    assert recipe.train.batch_rows == 4 * recipe.train.micro_batch == 256
+    perceptron = build_perceptron(recipe.model, 1000, 10, 0, CPU)
+    kinds = [(m.in_features, m.out_features) for m in perceptron.modules() if isinstance(m, torch.nn.Linear)]
+    assert kinds == [(1000, 512), (512, 256), (256, 10)]
+    assert {layer.activation for layer in perceptron.layers} == {torch.nn.functional.relu}
+    kept = perceptron.layers[0].dropout.keep(torch.arange(1 << 12, dtype=torch.int32)[:, None] * 0x9E3779B)
+    assert float(kept.float().mean()) == pytest.approx(0.5, abs=0.01)
+    pace = recipe.pace(1000)
+    schedule = build_schedule(recipe.optim, pace.steps(recipe.train.duration), pace)
+    epochs = [0, 29.9, 30, 59.9, 60, 89.9, 90, 99.9]
+    rates = [schedule.lr(int(epoch * 1000)) for epoch in epochs]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
+
+
+def test_the_loss_that_is_shown_is_cross_entropy(run: tuple[Path, dict[str, Any]]) -> None:
+    _, task = task_of(run[0], "optim.label_smoothing=0.1", "optim.z_loss=0.01")
+    batch = task.batch(0, 40)
+    sure_BC = 50.0 * torch.nn.functional.one_hot(batch.labels_B, 3).float()
+    minimised, shown = task.loss(task.skeleton(), sure_BC, batch)
+    assert float(shown) == pytest.approx(0.0, abs=1e-4)
+    assert float(minimised) > 100
+
+
+def test_without_test_rows_the_figures_say_of_what_they_are(table: Path, tmp_path: Path) -> None:
+    words = settings(table, *SHORT, 'train.duration="1 epochs"', "data.test_fraction=0", "model.widths=[8]")
+    done = groundup("run", RECIPE, "--run-dir", tmp_path / "run", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads(done.stdout)["evaluate"]
+    manifest = json.loads((tmp_path / "run" / "data" / "manifest.json").read_text())
+    assert (evaluation["part"], evaluation["rows"]) == ("validation", manifest["splits"]["validation"]["rows"])
+    assert "there are no test rows" in done.stderr
+    assert "Metrics on the validation rows" in (tmp_path / "run" / "export" / "README.md").read_text()
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "which training never saw" not in report
+    assert "there are no test rows" in report
+
+
+def test_a_table_is_tuned_on_the_command_line(table: Path, tmp_path: Path) -> None:
+    words = settings(table, *SHORT, 'train.duration="1 epochs"', "tune.range_test=false")
+    found = groundup_json("tune", RECIPE, *words, "--trials", 2, "--run-dir", tmp_path / "run")
+    assert set(found["best"]) == {"optim.lr", "model.dropout"}
+    assert found["metric"] == "loss"
+    assert [trial["state"] for trial in found["trials"]] == ["complete"] * 2
+    assert load(tmp_path / "run" / "best.toml").recipe.optim.lr == found["best"]["optim.lr"]
+
+
+def test_breast_cancer_is_told_from_the_file_that_scikit_learn_carries(tmp_path: Path) -> None:
+    recipe = RECIPE.with_name("breast_cancer.toml")
+    found = groundup_json("run", recipe, "--run-dir", tmp_path, "--set", "train.threads=1")["evaluate"]
+    assert (found["classes"], found["rows"]) == (2, 114)
+    assert found["accuracy"] >= 0.94
 
 
 def test_test_rows_choose_nothing(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -277,21 +382,8 @@ def test_every_command_of_the_walk_is_a_verb() -> None:
         if line.startswith("groundup "):
             assert f"  {line.split()[1]} " in helped, line
     for name in page.split("`"):
-        if name.startswith("tests/test_textbook.py::"):
-            assert name.partition("::")[2] in globals(), name
+        if name.startswith("tests/") and "::" in name:
+            file, _, test = name.partition("::")
+            assert f"def {test}(" in (RECIPE.parent.parent / file).read_text(), name
         elif name.startswith("groundup/") and " " not in name:
             assert (RECIPE.parent.parent / name).exists(), name
-
-
-def test_the_gradient_norm_is_of_the_whole_step(run: tuple[Path, dict[str, Any]]) -> None:
-    loaded, task = task_of(run[0], "model.dropout=0.0")
-    pace = loaded.recipe.pace(task.samples_per_epoch)
-    model = task.build(CPU).train()
-    batch = task.batch(0, 64)
-    (task.loss(model, model(**task.arguments(batch)), batch)[0] / 64).backward()
-    wanted = float(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm())
-    model.zero_grad()
-    optimizers = build_optimizers(model.named_parameters(), loaded.recipe.optim)
-    state = TrainState(ParallelModel([model]), optimizers, torch.amp.GradScaler("cpu", enabled=False))
-    result = train_step(state, 64, task, loaded.recipe, build_schedule(loaded.recipe.optim, 10, pace), CPU)
-    assert float(result.grad_norm) == pytest.approx(wanted, rel=1e-4)

@@ -256,14 +256,6 @@ def test_what_can_not_be_searched_is_refused_before_the_first_trial(
     assert not (tmp_path / "run" / "trials").exists()
 
 
-def test_without_optuna_the_package_to_install_is_named(
-    tmp_path: Path, recipe_text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match=r"pip install 'groundup\[tune\]'"):
-        search(tmp_path, recipe_text + SEARCH, *NO_TEST)
-
-
 def test_the_range_test_ends_where_the_loss_diverges(tmp_path: Path, recipe_text: str) -> None:
     settings = (*SHORT, "optim.weight_decay=1000")  # above a learning rate of 0.002 the weights grow without bound
     found = search(tmp_path, recipe_text + SEARCH, *settings, trials=1)["range_test"]

@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from groundup.data.table import notation
 from groundup.data.table.preprocess import Column, Preprocessor
 from groundup.deploy.web import ApiError
 
@@ -48,7 +49,8 @@ def parse_predict(body: bytes, preprocessor: Preprocessor) -> dict[str, NDArray[
         by_column = [tuple(row[name] for row in rows) for name in names]
     else:
         raise _not_rows(rows)
-    return {c.name: _values(c, v) for c, v in zip(preprocessor.columns, by_column, strict=True)}
+    missing = frozenset(preprocessor.missing_values)
+    return {c.name: _values(c, v, missing) for c, v in zip(preprocessor.columns, by_column, strict=True)}
 
 
 def _document(body: bytes) -> Any:
@@ -126,9 +128,11 @@ def _why_extra(name: str, names: Sequence[str], preprocessor: Preprocessor) -> s
     return "which is no column of the model" + (f"; did you mean `{near[0]}`?" if near else "; leave it out")
 
 
-def _values(column: Column, values: tuple[Any, ...]) -> NDArray[Any]:
+def _values(column: Column, values: tuple[Any, ...], missing: frozenset[str]) -> NDArray[Any]:
     """One column's values: float64 for numbers, NaN where null; objects else. Raises ApiError for a wrong one."""
     may_be_missing = column.fill is not None
+    if str in map(type, values):
+        values = tuple(_read(column, row, value, missing) for row, value in enumerate(values))
     kinds = set(map(type, values))
     allowed = _TYPES[column.kind] | ({type(None)} if may_be_missing else set())
     if not kinds <= allowed:
@@ -154,6 +158,22 @@ def _values(column: Column, values: tuple[Any, ...]) -> NDArray[Any]:
                 raise _wrong(column, row, values[row])
         texts_B[row] = value
     return texts_B
+
+
+def _read(column: Column, row: int, value: Any, missing: frozenset[str]) -> Any:
+    """What a text stands for, as in the table's files: a missing value, or a number in the column's notation."""
+    if not isinstance(value, str):
+        return value
+    if column.kind != "number":
+        return None if value.strip() in missing else value
+    if not notation.is_written(value, column.notation):
+        return value
+    if value.strip() in missing:
+        return None
+    try:
+        return float(notation.values([value], column.notation)[0])
+    except ValueError:
+        raise _wrong(column, row, value, notation.EXPECTED[column.notation]) from None
 
 
 def _wrong(column: Column, row: int, value: Any, expected: str = "") -> ApiError:

@@ -5,6 +5,7 @@ Shapes: B rows, F features, C classes.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,8 @@ class Predictor:
 
     def __init__(self, model: Perceptron, preprocessor: Preprocessor, device: torch.device) -> None:
         self.model, self.preprocessor, self.device = model.to(device).eval(), preprocessor, device
+        # As JSON already: orjson takes no whole numbers beyond 64 bits.
+        self.labels = [orjson.Fragment(json.dumps(label, ensure_ascii=False)) for label in preprocessor.classes]
 
     def answer(self, body: bytes) -> tuple[bytes, int]:
         """The answer to a request to `/predict`, as JSON, and how many rows it is about. Raises ApiError."""
@@ -55,11 +58,10 @@ class Predictor:
             row = int(np.argwhere(~np.isfinite(probabilities_BC))[0][0])
             message = f"The values of data[{row}] are so large that the model computes no probabilities."
             raise ApiError(422, message, param=f"data[{row}]", code="overflow")
-        classes = self.preprocessor.classes
         content = orjson.dumps(
             {
-                "classes": classes,
-                "predictions": [classes[c] for c in probabilities_BC.argmax(1)],
+                "classes": self.labels,
+                "predictions": [self.labels[c] for c in probabilities_BC.argmax(1)],
                 "probabilities": probabilities_BC,
             },
             option=orjson.OPT_SERIALIZE_NUMPY,

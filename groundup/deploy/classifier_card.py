@@ -20,9 +20,10 @@ def classifier_card(
     parameters: int,
     onnx: bool,
     metrics: Mapping[str, float],
+    part: str,
     lineage: Mapping[str, Any],
 ) -> str:
-    """Markdown with a YAML header. metrics: by name, of the test rows. lineage: what the model was made from."""
+    """Markdown with a YAML header. metrics: by name. part: of which rows. lineage: what the model was made from."""
     header = ["---", "pipeline_tag: tabular-classification", "tags:", "- tabular-classification", "- groundup", "---"]
     classes = [cell(label) for label in preprocessor.classes]
     shape = {
@@ -56,7 +57,7 @@ def classifier_card(
         "`groundup.json`.",
         "\n".join(files),
         table("Model", shape),
-        table("Metrics on the test rows", {key: f"{value:.4g}" for key, value in metrics.items()}),
+        table(f"Metrics on the {part} rows", {key: f"{value:.4g}" for key, value in metrics.items()}),
         table("Columns, in the order of a row", columns) + (f"\n\nand {more:,} more." if more > 0 else ""),
         table("Lineage", dict(flat(lineage))),
     ]

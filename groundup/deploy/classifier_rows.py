@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groundup.data.table.notation import values
 from groundup.data.table.preprocess import Column, Preprocessor
 
 
@@ -19,7 +20,7 @@ def raw_rows(data: Path, wanted_B: NDArray[np.int64], preprocessor: Preprocessor
     """The rows with these numbers, in this order, as Preprocessor.encode takes them.
 
     data: a run's folder of prepared data; its cleaned.csv holds the rows of all parts in the order of their numbers.
-    None where there is no cleaned.csv, or a column in it can't be read back as plain text, such as a date's.
+    None where there is no cleaned.csv, or it can't be read back.
     """
     path = data / "cleaned.csv"
     if not path.exists():
@@ -45,7 +46,13 @@ def raw_rows(data: Path, wanted_B: NDArray[np.int64], preprocessor: Preprocessor
 
 def _values(column: Column, texts: list[str]) -> NDArray[Any]:
     if column.kind == "number":
-        return np.array([float(text) if text else np.nan for text in texts])
+        written = [(text.strip() or None) for text in texts]
+        if column.notation in ("date", "zoned", "time"):
+            numbers_B = np.full(len(texts), np.nan)
+            known_B = np.array([text is not None for text in written])
+            numbers_B[known_B] = values([text for text in written if text is not None], column.notation)
+            return numbers_B
+        return np.array([float(text) if text else np.nan for text in written])
     values_B = np.empty(len(texts), object)
     values_B[:] = [text or None for text in texts]
     return values_B

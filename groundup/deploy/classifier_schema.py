@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
+from groundup.data.table.notation import EXPECTED
 from groundup.data.table.preprocess import Column, Preprocessor
 from groundup.deploy.classifier_api import MAX_BODY_BYTES, MAX_ROWS
 
 _STATISTICS = ("mean", "std", "min", "max")
+_MOMENTS = ("date", "zoned", "time")  # notations
 _TYPES: dict[str, list[str]] = {
     "number": ["number"],
     "boolean": ["boolean"],
@@ -27,6 +30,8 @@ def schema(preprocessor: Preprocessor, statistics: Sequence[Mapping[str, Any]]) 
         "target": preprocessor.target,
         "classes": preprocessor.classes,
         "columns": [_column(column, known.get(column.name, {})) for column in preprocessor.columns],
+        "missing_values": preprocessor.missing_values,
+        "decimal": preprocessor.decimal,
         "limits": {"rows": MAX_ROWS, "bytes": MAX_BODY_BYTES},
     }
 
@@ -38,19 +43,34 @@ def _column(column: Column, known: Mapping[str, Any]) -> dict[str, Any]:
         "kind": column.kind,
         **numbers,
         "categories": column.categories if column.kind == "category" else None,
-        "default": _default(column, numbers),
+        "notation": column.notation if column.kind == "number" else None,
+        "default": _default(column, known.get("mean")),
         "nullable": column.fill is not None,
     }
 
 
-def _default(column: Column, numbers: Mapping[str, Any]) -> Any:
-    """An ordinary value: the mean, or the commonest where it is known."""
+def _default(column: Column, mean: float | None) -> Any:
+    """An ordinary value: the mean of the training data, or the commonest value where it is known."""
     if column.kind == "category":
         return column.fill if column.fill is not None else next(iter(column.categories), "")
+    if mean is None:
+        mean = column.mean if column.fill is None else float(column.fill)
     if column.kind == "boolean":
-        return column.mean >= 0.5
-    mean = column.mean if numbers["mean"] is None else numbers["mean"]
+        return mean >= 0.5
+    if column.notation in _MOMENTS:
+        return _moment(mean, column.notation)
     return float(f"{mean:.4g}") if math.isfinite(mean) else 0.0
+
+
+def _moment(seconds: float, notation: str) -> str | float:
+    """A date or time as a text of its column, without its fraction of a second; beyond the year 9999 as it is."""
+    try:
+        moment = datetime(1970, 1, 1) + timedelta(seconds=math.floor(seconds))
+    except OverflowError:
+        return seconds
+    if notation == "time":
+        return moment.time().isoformat()
+    return moment.isoformat(" ") if notation == "date" else f"{moment.isoformat()}Z"
 
 
 def openapi(name: str, preprocessor: Preprocessor, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,10 +155,13 @@ def openapi(name: str, preprocessor: Preprocessor, described: Mapping[str, Any])
 
 
 def _field(column: Mapping[str, Any]) -> dict[str, Any]:
-    types = _TYPES[column["kind"]] + (["null"] if column["nullable"] else [])
+    types = _TYPES[column["kind"]] + (["string"] if column["notation"] not in (None, "number") else [])
+    types += ["null"] if column["nullable"] else []
     field: dict[str, Any] = {"type": types[0] if len(types) == 1 else types, "examples": [column["default"]]}
     if column["categories"] is not None:
         field["description"] = "known: " + ", ".join(column["categories"])
+    elif column["notation"] in _MOMENTS:
+        field["description"] = EXPECTED[column["notation"]]
     elif column["min"] is not None:
         field["description"] = f"in training from {column['min']:.6g} to {column['max']:.6g}"
     return field

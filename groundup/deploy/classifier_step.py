@@ -18,6 +18,7 @@ from groundup.train import checkpoint
 from groundup.train.identity import refuse_another
 
 CHECK_ROWS = 256
+_CHECKED = {"raw rows": "raw rows", "features": "encoded rows (the raw ones could not be read back)"}
 _METRICS = ("accuracy", "f1_weighted", "f1_macro", "roc_auc", "loss")
 _STATISTICS = ("name", "mean", "std", "min", "max")
 
@@ -41,8 +42,9 @@ def export(recipe: TableRecipe, run: RunDir) -> dict[str, Any]:
     lineage = _lineage(task, run, manifest) | {
         "parameters": sum(p.numel() for p in model.parameters()),
         "metrics": metrics,
+        "metrics_of": task.part,
     }
-    shown = {k: v for k, v in lineage.items() if k != "metrics"}
+    shown = {k: v for k, v in lineage.items() if k not in ("metrics", "metrics_of")}
     shown["data"] = {k: v for k, v in lineage["data"].items() if k not in ("columns", "stages")}
     rows = task.test.in_order(0, CHECK_ROWS)
     wanted = task.test.split.source_rows[: len(rows)]
@@ -60,14 +62,15 @@ def export(recipe: TableRecipe, run: RunDir) -> dict[str, Any]:
             parameters=lineage["parameters"],
             onnx=recipe.export.onnx,
             metrics=metrics,
+            part=task.part,
             lineage=shown,
         ),
         lineage=lineage,
     )
     others = "the loaded folder's and onnxruntime's" if recipe.export.onnx else "the loaded folder's"
     say(
-        f"exported the classifier to {run.export}; over {result['rows']} rows its logits differ from {others} by at "
-        f"most {result['max_logit_difference']:.2g}"
+        f"exported the classifier to {run.export}; over {result['rows']} {_CHECKED[result['checked']]} its logits "
+        f"differ from {others} by at most {result['max_logit_difference']:.2g}"
     )
     write_atomically(run.path / "export.json", json.dumps(result, indent=1))
     return result

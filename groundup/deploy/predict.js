@@ -1,6 +1,6 @@
 // The form made from the schema, its answer, and what is known of the model.
 import { answered, at, complain, element, number, percent, predict, sentence } from "./predict_common.js";
-import { arrange, parse, rowOf } from "./predict_csv.js";
+import { arrange, MOMENTS, parse, rowOf } from "./predict_csv.js";
 import { tables } from "./predict_table.js";
 
 const MANY = 16; // columns from which on the form is compact and has a filter
@@ -24,8 +24,10 @@ function field(column, n) {
   const hint = element("span", "hint", range(column));
   hint.id = `hint-${n}`;
   if (column.kind === "number") {
-    control.type = "number";
-    control.step = "any";
+    if (!MOMENTS.has(column.notation)) {
+      control.type = "number";
+      control.step = "any";
+    }
     if (column.nullable) control.placeholder = "missing";
     control.addEventListener("input", () => judge(column, label, control));
   }
@@ -46,7 +48,7 @@ function choices(column) {
 }
 
 function range(column) {
-  if (column.kind !== "number" || column.min === null) return "";
+  if (column.kind !== "number" || column.min === null || MOMENTS.has(column.notation)) return "";
   return `${number(column.min)} to ${number(column.max)}`;
 }
 
@@ -76,8 +78,9 @@ function values() {
       control.setAttribute("aria-invalid", "true");
       clear();
       control.focus();
-      throw new Error(`“${column.name}” needs a number.`);
+      throw new Error(`“${column.name}” needs a value.`);
     }
+    if (MOMENTS.has(column.notation)) return control.value || null;
     return control.value === "" ? null : control.valueAsNumber;
   });
 }
@@ -103,10 +106,10 @@ function paste() {
   if (!at("paste").value.trim()) return complain("error", "");
   try {
     const records = parse(at("paste").value);
-    const { header, places } = arrange(records, schema.columns);
+    const { header, places } = arrange(records, schema);
     const record = records[header ? 1 : 0];
     if (!record) return; // only a header so far
-    rowOf(record, schema.columns, places, records[0].cells.length).forEach((value, n) => put(controls[n], value));
+    rowOf(record, schema, places, records[0].cells.length).forEach((value, n) => put(controls[n], value));
     complain("error", "");
     run();
   } catch (error) {
@@ -191,8 +194,8 @@ function lineage(model) {
   const headlines = [
     ["Predicts", schema.target],
     ["Classes", model.classes],
-    ["Accuracy, test", metrics.accuracy],
-    ["F1 weighted, test", metrics.f1_weighted],
+    [`Accuracy, ${made.metrics_of}`, metrics.accuracy],
+    [`F1 weighted, ${made.metrics_of}`, metrics.f1_weighted],
     ["Parameters", made.parameters],
     ["Code version", made.groundup?.version],
   ];

@@ -15,9 +15,14 @@ export function number(value) {
 
 export const percent = (share) => share > 0 && share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
 
+// Whole numbers that a double would round, such as long labels, stay as they are written.
+function exact(_, value, context) {
+  return Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source ? context.source : value;
+}
+
 // Where the server answers with an error, its own sentence is thrown.
 export async function answered(response) {
-  if (response.ok) return response.json();
+  if (response.ok) return JSON.parse(await response.text(), exact);
   let sentence = `The server answered ${response.status} ${response.statusText}.`;
   try {
     sentence = (await response.json()).error.message;

@@ -1,6 +1,7 @@
 // CSV by RFC 4180: quoted fields may hold delimiters, line breaks and doubled quotes; and what its cells mean.
 const DELIMITERS = [",", ";", "\t", "|"];
-const MISSING = new Set(["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"]);
+const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i; // Number() would also take 0x10 and the like
+export const MOMENTS = new Set(["date", "zoned", "time"]); // notations of columns that hold dates or times
 const TRUTHS = { true: true, 1: true, false: false, 0: false };
 
 // The likeliest delimiter: the one met most often in the first line, outside of quotes.
@@ -57,9 +58,9 @@ export function parse(text, delimiter = delimiterOf(text)) {
 }
 
 // One cell as the server takes it. Throws an Error that says what is wrong with it.
-export function valueOf(column, cell) {
+export function valueOf(column, cell, schema) {
   const text = cell.trim();
-  if (MISSING.has(text) && !column.categories?.includes(text)) {
+  if (schema.missing_values.includes(text)) {
     if (column.nullable) return null;
     throw new Error("has no value, and the model was trained on whole rows");
   }
@@ -69,15 +70,16 @@ export function valueOf(column, cell) {
     if (truth === undefined) throw new Error(`is ${JSON.stringify(text)}, which is neither true nor false`);
     return truth;
   }
-  // Number() would also take 0x10 and the like.
-  if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) || !Number.isFinite(Number(text)))
-    throw new Error(`is ${JSON.stringify(text)}, which is no number`);
-  return Number(text);
+  if (MOMENTS.has(column.notation)) return text; // the server reads it, and says what it can't read
+  const plain = schema.decimal === "." ? text : text.replace(/[.,]/g, (sign) => sign === "," ? "." : "?");
+  if (NUMBER.test(plain) && Number.isFinite(Number(plain))) return Number(plain);
+  if (column.notation === "whole" && /^0x[\da-f]+$/i.test(text)) return text;
+  throw new Error(`is ${JSON.stringify(text)}, which is no number`);
 }
 
 // Which cell of a record each column is: by the names in the first record, else by order.
 // Gives {header, places}; throws an Error where neither fits.
-export function arrange(records, columns) {
+export function arrange(records, { columns }) {
   const first = records[0].cells.map((cell) => cell.trim());
   const places = columns.map((column) => first.indexOf(column.name));
   const missing = columns.filter((_, n) => places[n] < 0).map((column) => column.name);
@@ -85,8 +87,9 @@ export function arrange(records, columns) {
   if (missing.length < columns.length) throw new Error(`The header lacks ${some(missing)}.`);
   if (first.length !== columns.length)
     throw new Error(`There is no header with the model's columns, and the first line has ${first.length} values where the model takes ${columns.length}.`);
-  const unlike = columns.every((column, n) => column.kind !== "number" || Number.isNaN(Number(first[n])));
-  if (unlike && columns.some((column) => column.kind === "number"))
+  const isNumber = (column) => column.kind === "number" && !MOMENTS.has(column.notation);
+  const unlike = columns.every((column, n) => !isNumber(column) || Number.isNaN(Number(first[n])));
+  if (unlike && columns.some(isNumber))
     throw new Error(`The header names none of the model's columns: ${some(columns.map((column) => column.name))}.`);
   return { header: null, places: columns.map((_, n) => n) };
 }
@@ -97,11 +100,11 @@ function some(names) {
 }
 
 // A record's values, with the line and column in the error.
-export function rowOf(record, columns, places, width) {
+export function rowOf(record, schema, places, width) {
   if (record.cells.length !== width) throw new Error(`Line ${record.line} has ${record.cells.length} values, the first line ${width}.`);
-  return columns.map((column, n) => {
+  return schema.columns.map((column, n) => {
     try {
-      return valueOf(column, record.cells[places[n]]);
+      return valueOf(column, record.cells[places[n]], schema);
     } catch (error) {
       throw new Error(`Line ${record.line}: “${column.name}” ${error.message}.`);
     }

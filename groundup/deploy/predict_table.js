@@ -56,11 +56,11 @@ async function text(file) {
 function checked(content, schema) {
   const records = parse(content);
   if (!records.length) throw new Error("The file has no rows.");
-  const { header, places } = arrange(records, schema.columns);
+  const { header, places } = arrange(records, schema);
   const width = records[0].cells.length;
   if (header) records.shift();
   if (!records.length) throw new Error("There are no rows below the header.");
-  const rows = records.map((record) => rowOf(record, schema.columns, places, width));
+  const rows = records.map((record) => rowOf(record, schema, places, width));
   return { header, records, rows, target: header ? header.indexOf(schema.target) : -1 };
 }
 

@@ -9,6 +9,7 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
+Portions = Iterable[tuple[Floats, Integers]]  # logits [N, C] and class ids [N], some rows at a time
 _ROC_POINTS = 101
+_ROC_SCORES = 1 << 24  # rows times classes that are held
 
 
 def cross_entropy(logits_NC: Floats, labels_N: Integers) -> float:
@@ -25,6 +28,13 @@ def cross_entropy(logits_NC: Floats, labels_N: Integers) -> float:
     largest_N1 = logits.max(1, keepdims=True)
     partition_N = np.log(np.exp(logits - largest_N1).sum(1)) + largest_N1[:, 0]
     return float((partition_N - logits[np.arange(len(labels_N)), labels_N]).mean())
+
+
+def probabilities(logits_NC: Floats) -> NDArray[np.float64]:
+    """softmax"""
+    shifted_NC = np.exp(logits_NC.astype(np.float64) - logits_NC.max(1, keepdims=True))
+    probability_NC: NDArray[np.float64] = shifted_NC / shifted_NC.sum(1, keepdims=True)
+    return probability_NC
 
 
 def confusion(predicted_N: Integers, labels_N: Integers, classes: int) -> NDArray[np.int64]:
@@ -81,39 +91,66 @@ def roc_points(score_N: Floats, positive_N: NDArray[np.bool_]) -> list[list[floa
     return [[0.0, 0.0], *rates.round(6).tolist()]
 
 
-def validation_metrics(logits_NC: Floats, labels_N: Integers) -> dict[str, float]:
+class Tally:
+    """What is counted of the rows, portion by portion: C x C counts and a sum, however many rows there are."""
+
+    def __init__(self, classes: int) -> None:
+        self.matrix_CC = np.zeros((classes, classes), np.int64)
+        self._loss, self.rows = 0.0, 0
+
+    def add(self, logits_NC: Floats, labels_N: Integers) -> None:
+        self.matrix_CC += confusion(logits_NC.argmax(1), labels_N, len(self.matrix_CC))
+        self._loss += cross_entropy(logits_NC, labels_N) * len(labels_N)
+        self.rows += len(labels_N)
+
+    @property
+    def loss(self) -> float:
+        """Mean over the rows, nats."""
+        return self._loss / self.rows
+
+
+def validation_metrics(portions: Portions, classes: int) -> dict[str, float]:
     """The few that are followed during training."""
-    found = scores(confusion(logits_NC.argmax(1), labels_N, logits_NC.shape[1]))
-    kept = {name: found[name] for name in ("accuracy", "f1_weighted", "f1_macro")}
-    return {"loss": cross_entropy(logits_NC, labels_N), **kept}
+    tally = Tally(classes)
+    for logits_NC, labels_N in portions:
+        tally.add(logits_NC, labels_N)
+    found = scores(tally.matrix_CC)
+    return {"loss": tally.loss, **{name: found[name] for name in ("accuracy", "f1_weighted", "f1_macro")}}
 
 
-def full_metrics(logits_NC: Floats, labels_N: Integers, labels: list[Any]) -> dict[str, Any]:
-    """All of them. `labels`: the classes' names by id."""
+def full_metrics(portions: Portions, rows: int, labels: list[Any]) -> dict[str, Any]:
+    """All of them. `rows`: how many there will be; `labels`: the classes' names by id. ROC takes the scores of all rows
+    at once: where they are many, of each k-th row; `roc_rows` says of how many."""
     classes = len(labels)
-    matrix_CC = confusion(logits_NC.argmax(1), labels_N, classes)
-    found = scores(matrix_CC)
-    shifted_NC = np.exp(logits_NC.astype(np.float64) - logits_NC.max(1, keepdims=True))
-    probability_NC = shifted_NC / shifted_NC.sum(1, keepdims=True)
+    tally = Tally(classes)
+    step = -(-rows * classes // _ROC_SCORES)
+    kept: list[tuple[Floats, Integers]] = []
+    for logits_NC, labels_N in portions:
+        chosen = slice(-tally.rows % step, None, step)
+        tally.add(logits_NC, labels_N)
+        kept.append((probabilities(logits_NC[chosen]), labels_N[chosen]))
+    probability_NC, labels_N = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    found = scores(tally.matrix_CC)
     # Of two classes the second is the one asked about; the first one's curve is its mirror image.
     asked = [1] if classes == 2 else range(classes)
     areas = {c: roc_auc(probability_NC[:, c], labels_N == c) for c in asked}
     known = [area for area in areas.values() if area is not None]
     by_class = zip(labels, found["precision"], found["recall"], found["f1"], found["rows"], strict=True)
     return {
-        "loss": cross_entropy(logits_NC, labels_N),
+        "loss": tally.loss,
         "accuracy": found["accuracy"],
         "f1_weighted": found["f1_weighted"],
         "f1_macro": found["f1_macro"],
         "roc_auc": float(np.mean(known)) if known else None,
-        "rows": len(labels_N),
+        "roc_rows": len(labels_N),
+        "rows": tally.rows,
         "classes": classes,
         "labels": labels,
         "per_class": [
             {"label": label, "precision": precision, "recall": recall, "f1": f1, "rows": rows}
             for label, precision, recall, f1, rows in by_class
         ],
-        "confusion": matrix_CC.tolist(),
+        "confusion": tally.matrix_CC.tolist(),
         "roc": [
             {"label": labels[c], "auc": area, "points": roc_points(probability_NC[:, c], labels_N == c)}
             for c, area in areas.items()

@@ -49,13 +49,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype: torch.dtype,
         cut: VocabularyCut | None,
         keep: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         vocab = weight_VD.shape[0] if cut is None else cut.total
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         matrix_VD = weight_VD.to(dtype)
         grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD) if need_weight else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        total, plain = (torch.zeros((), dtype=torch.float32, device=hidden_ND.device) for _ in range(2))
         chunk = _chunk(hidden_ND, weight_VD, cut)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
@@ -69,6 +69,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if z_loss:
                 loss_C1 = loss_C1 + z_loss * log_partition_C1.square()
             total += (loss_C1 * counted_C1).sum()
+            plain += ((log_partition_C1 - target_logit_C1) * counted_C1).sum()
             if not (need_hidden or need_weight):
                 continue
             grad_CV = p_CV
@@ -89,11 +90,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight_VD += grad_CV.t() @ counted_CD
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         ctx.keep = keep
-        return total
+        ctx.mark_non_differentiable(plain)
+        return total, plain
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (scale,) = grad_outputs
+        scale, _ = grad_outputs
         # The buffers are ours alone; used once, they need no copy.
         multiply = torch.mul if ctx.keep else Tensor.mul_
         hidden, weight = (None if x is None else multiply(x, scale) for x in ctx.saved_tensors)
@@ -140,8 +142,9 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     cut: VocabularyCut | None = None,
     keep: bool = False,
-) -> Tensor:
-    """Sum over tokens of weight x cross-entropy of softmax(hidden @ weight.T), an fp32 scalar.
+) -> tuple[Tensor, Tensor]:
+    """Sum over tokens of weight x cross-entropy of softmax(hidden @ weight.T), an fp32 scalar; and the same without
+    smoothing and z-loss, to display, which has no gradient.
 
     labels: int64; weights: fp32, 0 leaves a token out. label_smoothing e: the target is 1 - e plus e / V everywhere
     (Szegedy et al., arXiv:1512.00567). z_loss z adds z x log(partition)^2 (PaLM, arXiv:2204.02311, section 5).
@@ -152,10 +155,10 @@ def linear_cross_entropy(
     kind = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_ND.dtype
     with torch.autocast(kind, enabled=False):
-        loss: Tensor = _LinearCrossEntropy.apply(
+        loss, plain = _LinearCrossEntropy.apply(
             hidden_ND, weight_VD, labels_N, weights_N, label_smoothing, z_loss, dtype, cut, keep
         )
-    return loss
+    return loss, plain
 
 
 class LinearCrossEntropy(nn.Module):
@@ -172,7 +175,7 @@ class LinearCrossEntropy(nn.Module):
         weights_BL: Tensor,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         return linear_cross_entropy(
             hidden_BLD.flatten(0, 1),
             weight_VD,

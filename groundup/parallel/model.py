@@ -89,6 +89,8 @@ class ParallelModel:
 
     def second_copies(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """(first, second) of parameters that two stages of this rank hold: a tied embedding under "zbv"."""
+        if len(self.chunks) == 1:
+            return []
         first = dict(self.named_parameters())
         every = ((n, p) for chunk in self.chunks for n, p in chunk.named_parameters())
         return [(first[name], parameter) for name, parameter in every if parameter is not first[name]]

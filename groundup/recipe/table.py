@@ -30,6 +30,7 @@ class TableData(Section):
     )
     skip_lines: int = Field(0, ge=0, description="lines of a CSV file to pass over before the header or first row")
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(",", description="between a CSV file's fields")
+    decimal: Literal[".", ","] = Field(".", description="the decimal point of a CSV file's numbers")
     encoding: str = Field("utf-8", description="encoding of a CSV file")
     ignore: list[str] = Field(default_factory=list, description="columns to leave out")
     categories: list[str] = Field(default_factory=list, description="columns of numbers that are names, not quantities")
@@ -91,7 +92,7 @@ class TableEvaluate(Evaluate):
 
 
 class TableExport(Section):
-    """Weights as safetensors, preprocessing as JSON, and both together as ONNX, compared in onnxruntime."""
+    """Weights as safetensors, preprocessing as JSON, and the model with its scaling as ONNX, held to onnxruntime."""
 
     onnx: bool = Field(True, description="write model.onnx")
     tolerance: PositiveFloat = Field(

@@ -12,6 +12,11 @@ from groundup.report.markup import Html, facts, long_table, section, table
 from groundup.report.sections import Report, not_there
 
 MAX_CURVES = 10
+_LEADS = {
+    "test": "On the whole test part, which training never saw.",
+    "validation": "On the validation part, by which the checkpoint was chosen: there are no test rows.",
+    "train": "On the training rows: there are no others.",
+}
 
 
 def classification(report: Report) -> Html:
@@ -38,7 +43,7 @@ def classification(report: Report) -> Html:
     charts = f'<div class="charts">{"".join(graphics)}</div>' if graphics else ""
     pairs = _mistakes(report, 20 if len(labels) > MAX_CLASSES else len(rows) - 1)
     body = f'<div class="split">{facts(rows)}<div>{pairs}</div></div>{charts}{_classes(report)}'
-    return section("evaluation", "Evaluation", body, lead="On the whole test part, which training never saw.")
+    return section("evaluation", "Evaluation", body, lead=_LEADS.get(str(found.get("part")), ""))
 
 
 def _mistakes(report: Report, most: int) -> str:

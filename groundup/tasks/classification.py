@@ -5,7 +5,7 @@ Shapes: B rows, F features, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from groundup.console import say
 from groundup.data.table.preprocess import Preprocessor
 from groundup.data.table.stream import Rows, TableSplit, TableStream
 from groundup.evaluate.classification import full_metrics, validation_metrics
@@ -42,13 +43,17 @@ class Classification:
         self.labels: list[Any] = self.manifest["classes"]
         self.features: int = self.manifest["features"]
         self.train = self._stream(run, "train")
-        # Without rows of their own, validation and test speak of the training rows.
-        self.validation, self.test = self._stream(run, "validation"), self._stream(run, "test")
+        # Without rows of their own, validation speaks of the training rows, and the last word of the validation's.
+        self.validation = self._stream(run, "validation" if self._rows("validation") else "train")
+        self.part = next(part for part in ("test", "validation", "train") if self._rows(part))
+        self.test = self._stream(run, self.part)
         self.weights_C = self._class_weights()
 
     def _stream(self, run: RunDir, part: str) -> TableStream:
-        rows = self.manifest["splits"][part]["rows"]
-        return TableStream(TableSplit(run.data / (part if rows else "train")), self.recipe.seed)
+        return TableStream(TableSplit(run.data / part), self.recipe.seed)
+
+    def _rows(self, part: str) -> int:
+        return int(self.manifest["splits"][part]["rows"])
 
     def _class_weights(self) -> Tensor | None:
         """n / (C x rows of the class), as in King and Zeng (2001); None where all classes count alike."""
@@ -100,12 +105,14 @@ class Classification:
     def loss(self, model: Perceptron, output: Tensor, batch: Rows) -> tuple[Tensor, Tensor]:
         """(what is minimised, cross-entropy to display), both sums over the weighted rows."""
         logits_BC = output.float()
-        smoothing = self.recipe.optim.label_smoothing
+        smoothing, z_loss = self.recipe.optim.label_smoothing, self.recipe.optim.z_loss
+        if not smoothing and not z_loss:
+            loss = self.cross_entropy(model, logits_BC, batch)
+            return loss, loss.detach()
         loss_B = F.cross_entropy(logits_BC, batch.labels_B, reduction="none", label_smoothing=smoothing)
-        if self.recipe.optim.z_loss:
-            loss_B = loss_B + self.recipe.optim.z_loss * logits_BC.logsumexp(-1).square()
-        loss = (loss_B * batch.weights_B).sum()
-        return loss, loss.detach()
+        if z_loss:
+            loss_B = loss_B + z_loss * logits_BC.logsumexp(-1).square()
+        return (loss_B * batch.weights_B).sum(), self.cross_entropy(model, logits_BC.detach(), batch)
 
     def after_step(
         self, model: Perceptron, sum_over_tokens: Callable[[Tensor], Tensor], skip: Tensor | None = None
@@ -136,11 +143,11 @@ class Classification:
         stream: TableStream,
         device: torch.device,
         advance: Callable[[int], None] | None = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Logits [N, C] and class ids [N] of a part, in its order, with dropout off. All data ranks score all rows."""
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Logits [B, C] and class ids [B] of a part, portion by portion in its order, with dropout off. All data ranks
+        score all rows."""
         portion = evaluation_rows(self.recipe, model, self.recipe.evaluate.micro_batch or _SCORED_ROWS)
         was_training = model.train(False)
-        logits, labels = [], []
         with autocast(self.recipe.optim.precision, device):
             for start in range(0, stream.samples_per_epoch, portion):
                 stop = min(start + portion, stream.samples_per_epoch)
@@ -156,25 +163,26 @@ class Classification:
 
                 model.score(self.arguments(batch), batch, keep)
                 model.sum_(logits_BC, "pipeline")  # zeros but where the last stage is
-                logits.append(logits_BC[: stop - start].cpu().numpy())
-                labels.append(rows.labels_B.numpy())
+                yield logits_BC[: stop - start].cpu().numpy(), rows.labels_B.numpy()
                 if advance is not None:
                     advance(len(rows))
         model.train(was_training)
-        return np.concatenate(logits), np.concatenate(labels)
 
     def validate(self, model: ParallelModel, device: torch.device) -> dict[str, float]:
         """Loss, accuracy and F1 on the validation rows."""
-        return validation_metrics(*self.logits(model, self.validation, device))
+        return validation_metrics(self.logits(model, self.validation, device), len(self.labels))
 
     def evaluate(self, model: ParallelModel, device: torch.device, advance: Callable[[int], None]) -> dict[str, Any]:
-        """All metrics on the test rows."""
-        return full_metrics(*self.logits(model, self.test, device, advance), self.labels)
+        """All metrics on the test rows; where there are none, on those that `part` names."""
+        if self.part != "test":
+            say(f"warning: there are no test rows (data.test_fraction); these are figures of the {self.part} rows")
+        portions = self.logits(model, self.test, device, advance)
+        return full_metrics(portions, len(self.test.split), self.labels) | {"part": self.part}
 
     def describe(self, metrics: dict[str, Any]) -> str:
         f1 = f"F1 {metrics['f1_weighted']:.4f} weighted, {metrics['f1_macro']:.4f} macro"
         words = f"loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.4f}, {f1}"
-        return words + (f" over {metrics['rows']:,} rows" if "rows" in metrics else "")
+        return words + (f" over {metrics['rows']:,} {metrics['part']} rows" if "rows" in metrics else "")
 
     def sample(self, model: Perceptron, device: torch.device) -> list[dict[str, str]]:
         """A classifier makes no text."""

@@ -114,8 +114,9 @@ class LanguageModel:
 
     def cross_entropy(self, model: Decoder, output: Hidden, batch: Batch) -> Tensor:
         """Summed over the counted tokens, without smoothing or z-loss."""
-        loss: Tensor = model.cross_entropy(output.x_BLD, model.output_weight, batch.labels_BL, batch.weights_BL)
-        return loss
+        _, plain = model.cross_entropy(output.x_BLD, model.output_weight, batch.labels_BL, batch.weights_BL)
+        cross_entropy: Tensor = plain
+        return cross_entropy
 
     def arguments(self, batch: Batch) -> dict[str, Tensor | None]:
         return {"tokens_BL": batch.tokens_BL, "documents_BL": batch.documents_BL}
@@ -123,7 +124,7 @@ class LanguageModel:
     def loss(self, model: Decoder, output: Hidden, batch: Batch) -> tuple[Tensor, Tensor]:
         """(what is minimised, cross-entropy to display), both sums over the counted tokens."""
         optim = self.recipe.optim
-        loss: Tensor = model.cross_entropy(
+        loss, plain = model.cross_entropy(
             output.x_BLD,
             model.output_weight,
             batch.labels_BL,
@@ -131,7 +132,7 @@ class LanguageModel:
             label_smoothing=optim.label_smoothing,
             z_loss=optim.z_loss,
         )
-        return loss if output.auxiliary is None else loss + output.auxiliary, loss.detach()
+        return loss if output.auxiliary is None else loss + output.auxiliary, plain
 
     def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
         """Of each sample its source, window, tokens [first, end) in the source, and the ids of its documents."""

@@ -15,7 +15,7 @@ from groundup.recipe.table import TableRecipe
 from groundup.rundir import RunDir, fingerprint, read_json
 from groundup.tune import results, space
 from groundup.tune.range_test import range_test
-from groundup.tune.study import Direction, base_of, finished, need_optuna, next_trial, open_study, propose
+from groundup.tune.study import Direction, base_of, finished, next_trial, open_study, propose, silence_optuna
 from groundup.tune.trial import Outcome, Watch, run_trial
 
 # Validation metrics that can decide, and what is better.
@@ -35,7 +35,7 @@ def tune(loaded: LoadedRecipe, run: RunDir, trials: int | None = None) -> dict[s
     recipe = loaded.recipe
     space.check(recipe)
     metric, direction = _metric(recipe)
-    need_optuna()
+    silence_optuna()
     data = read_json(run.data / "manifest.json")["fingerprint"]
     study = open_study(run, recipe, data, metric, direction)
     found = None

@@ -26,12 +26,10 @@ _BASE = "base"
 Direction = Literal["minimize", "maximize"]
 
 
-def need_optuna() -> None:
-    """Raises UserError where Optuna is not installed; silences its log."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("optuna is not installed", advice="pip install 'groundup[tune]'") from None
+def silence_optuna() -> None:
+    """Of its log; what happens to trials is told in words of our own."""
+    import optuna
+
     optuna.logging.disable_default_handler()
 
 

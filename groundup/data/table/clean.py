@@ -21,12 +21,13 @@ from groundup.data.table.hashing import NULL, Hasher, Seen, Words, order_keys
 from groundup.data.table.kinds import Slips, kind_of
 from groundup.data.table.layout import Layout
 from groundup.data.table.output import CleanedCsv, Scratch
-from groundup.data.table.read import Block, Types, blocks, place
+from groundup.data.table.read import Block, KindChanged, Types, blocks, place
 from groundup.data.table.target import Target, target_texts
 from groundup.errors import UserError
 from groundup.recipe.table import TableData
 
 Doubles = NDArray[np.float64]
+_WHOLE_BITS = 2.0**63
 
 
 @dataclass
@@ -53,8 +54,12 @@ class CleanPass:
     """One pass over all files. Afterwards `kept`, `target`, `missing` (values missing by column, over all rows read),
     `twins` (groups of columns with equal content) and `stages` tell what was found."""
 
-    def __init__(self, layout: Layout, data: TableData, types: Types, seed: int, folder: Path) -> None:
+    def __init__(
+        self, layout: Layout, data: TableData, types: Types, seed: int, folder: Path, *, profiled: bool = False
+    ) -> None:
+        """`profiled`: the types were found from all values, by `kinds.profile`."""
         self.layout, self.data, self.types, self.seed, self.folder = layout, data, types, seed, folder
+        self._guessed = layout.format == "csv" and not profiled
         self.plan = Plan.of(layout.features, types, data)
         self.target = Target(data, types[layout.target] if layout.format == "parquet" else None)
         self.stages = Stages()
@@ -116,10 +121,12 @@ class CleanPass:
         stages = self.stages
         with stages.clean.timed():
             values_NB, words_NB = number_columns(batch, self.plan.numeric)
+            if self._guessed:
+                self._check_whole(values_NB)
             infinite = self._infinite(values_NB, words_NB, block)
             texts = [text_column(batch.column(name), self.data) for name in self.plan.categorical]
             self._count_slips(texts, block)
-            labels = target_texts(batch.column(self.layout.target))
+            labels = target_texts(batch.column(self.layout.target), self.data)
             keep_B = self._whole(values_NB, texts, labels)
             stages.clean.documents_in += count
             stages.clean.documents_out += (left := int(keep_B.sum()))
@@ -155,6 +162,14 @@ class CleanPass:
         self._read += count
         stages.read.documents_in += count
         stages.read.documents_out += count
+
+    def _check_whole(self, values_NB: Doubles) -> None:
+        """KindChanged where whole numbers may have been read as doubles, which make equal what differs."""
+        if not values_NB.size or np.fmax.reduce(np.abs(values_NB), axis=None) < _WHOLE_BITS:
+            return
+        for name, values_B in zip(self.plan.numeric, values_NB, strict=True):
+            if (np.isfinite(values_B) & (np.abs(values_B) >= _WHOLE_BITS)).any():
+                raise KindChanged(f"column {name!r} holds numbers beyond 64 bits")
 
     def _infinite(self, values_NB: Doubles, words_NB: Words, block: Block) -> bool:
         """Make infinite values missing, in place; whether there were any. UserError where they are not allowed."""

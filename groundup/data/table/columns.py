@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from groundup.data.table.hashing import NULL, Words, as_words, text_words
 from groundup.data.table.kinds import kind_of, trimmed
+from groundup.data.table.notation import as_doubles
 from groundup.data.table.read import Types
 from groundup.recipe.table import TableData
 
 Doubles = NDArray[np.float64]
-_MICROSECONDS = 1e6
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Plan:
 
 
 def number_columns(batch: pa.RecordBatch, names: list[str]) -> tuple[Doubles, Words]:
-    """Values float64 [N, B], NaN where missing, and 64 bits of each value [N, B] that are exact for whole numbers."""
+    """Values float64 [N, B], NaN where missing, and 64 bits of each value [N, B] that are exact for whole numbers and
+    decimals."""
     values_NB = np.empty((len(names), batch.num_rows))
     whole: dict[int, Words] = {}
     for n, name in enumerate(names):
@@ -52,7 +53,9 @@ def number_columns(batch: pa.RecordBatch, names: list[str]) -> tuple[Doubles, Wo
         if pa.types.is_integer(kind):
             whole[n] = _whole_words(column)
         elif not pa.types.is_floating(kind):
-            column = _as_doubles(column)
+            if pa.types.is_decimal(kind):
+                whole[n] = text_words(column.cast(pa.string()))[0]
+            column = as_doubles(column)
         values_NB[n] = column.to_numpy(zero_copy_only=False)
     words_NB = as_words(values_NB)
     for n, words in whole.items():
@@ -66,18 +69,6 @@ def _whole_words(column: pa.Array) -> Words:
     if not column.null_count:
         return words
     return np.where(column.is_null().to_numpy(zero_copy_only=False), NULL, words)
-
-
-def _as_doubles(column: pa.Array) -> pa.Array:
-    """Truth values as 0 and 1; times as seconds since 1970, or since midnight."""
-    kind, types = column.type, pa.types
-    if types.is_timestamp(kind) or types.is_date(kind):
-        column = column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(pa.int64())
-    elif types.is_time(kind):
-        column = column.cast(pa.time64("us"), safe=False).cast(pa.int64())
-    else:
-        return column.cast(pa.float64())
-    return pc.divide(column.cast(pa.float64()), _MICROSECONDS)
 
 
 def text_column(column: pa.Array, data: TableData) -> pa.Array:

@@ -20,12 +20,13 @@ from groundup.recipe.table import TableData
 NUMBERS_FROM = 0.95  # share of numbers from which a text in a column is taken for a slip
 _MOSTLY = 0.5  # share of numbers from which it is told that a column is taken for categories
 _NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity|nan)$"
+_COMMA = r"^[+-]?\d+,\d+$"
 _TRUTH = r"^(true|True|TRUE|false|False|FALSE|1|0)$"
 _TIME = r"^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?$"
 _EXACT_TIME = r"^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,9})?)?$"
 # Within a family each type takes every text that the ones before it take.
 _FAMILIES: list[list[pa.DataType]] = [
-    [pa.int64(), pa.float64()],
+    [pa.int64(), pa.decimal128(38), pa.float64()],
     [pa.bool_()],
     [pa.date32(), pa.timestamp("s"), pa.timestamp("ns")],
     [pa.timestamp("s", "UTC"), pa.timestamp("ns", "UTC")],
@@ -85,7 +86,7 @@ def profile(layout: Layout, data: TableData, on_bytes: Callable[[int], None]) ->
             empty[name] &= texts.null_count == len(texts)
             at = reached[name]
             for number, family in enumerate(_FAMILIES):
-                while at[number] < len(family) and not _fits(texts, family[at[number]]):
+                while at[number] < len(family) and not _fits(texts, family[at[number]], data.decimal):
                     at[number] += 1
             slips.count(name, texts, block, all_numbers=at[0] < len(_FAMILIES[0]))
     for name in open_columns:
@@ -95,7 +96,7 @@ def profile(layout: Layout, data: TableData, on_bytes: Callable[[int], None]) ->
     return types
 
 
-def _fits(texts: pa.Array, kind: pa.DataType) -> bool:
+def _fits(texts: pa.Array, kind: pa.DataType, decimal: str) -> bool:
     if pa.types.is_time(kind):
         # There is no cast from text to these.
         pattern = _TIME if kind == pa.time32("s") else _EXACT_TIME
@@ -104,7 +105,7 @@ def _fits(texts: pa.Array, kind: pa.DataType) -> bool:
         # The cast takes spellings that the CSV reader does not.
         return _all_match(texts, _TRUTH)
     try:
-        pc.cast(texts, kind)
+        pc.cast(texts if decimal == "." else _with_point(texts), kind)
     except pa.ArrowInvalid:
         return False
     return True
@@ -114,11 +115,14 @@ def _all_match(texts: pa.Array, pattern: str) -> bool:
     return pc.all(pc.match_substring_regex(texts, pattern)).as_py() is not False
 
 
+def _with_point(texts: pa.Array) -> pa.Array:
+    """Numbers with a decimal comma as casts take them; a point makes them none."""
+    return pc.replace_substring(pc.replace_substring(texts, ".", "?"), ",", ".")
+
+
 def trimmed(texts: pa.Array, data: TableData) -> pa.Array:
     """Strings without blanks around them; null where what is left stands for a missing value."""
     short = pc.utf8_trim_whitespace(texts)
-    if short.equals(texts):
-        return texts
     gone = pc.is_in(short, value_set=pa.array(data.missing_values, short.type))
     return pc.if_else(gone, pa.scalar(None, short.type), short)
 
@@ -127,11 +131,12 @@ def trimmed(texts: pa.Array, data: TableData) -> pa.Array:
 class _Count:
     values: int = 0
     numbers: int = 0
+    commas: int = 0  # numbers but for a comma
     first: tuple[str, TableFile, int] | None = None  # the first text, its file, its row within it
 
 
 class Slips:
-    """Counts numbers in columns of text, to find those that are numbers but for a few slips."""
+    """Counts numbers in columns of text, to find those that are numbers but for a few slips or for decimal commas."""
 
     def __init__(self, data: TableData) -> None:
         self.data = data
@@ -145,19 +150,32 @@ class Slips:
         if all_numbers:
             count.numbers += values
             return
-        numeric = pc.match_substring_regex(texts, _NUMBER)
+        numeric = pc.match_substring_regex(texts if self.data.decimal == "." else _with_point(texts), _NUMBER)
         numbers = pc.sum(numeric).as_py() or 0
         count.numbers += numbers
-        if count.first is None and numbers < values:
+        if numbers == values:
+            return
+        if self.data.decimal == ".":
+            count.commas += pc.sum(pc.match_substring_regex(texts, _COMMA)).as_py() or 0
+        if count.first is None:
             row = pc.index(numeric, False).as_py()
             count.first = (texts[row].as_py(), block.file, block.first + row)
 
     def check(self) -> None:
-        """UserError for the first column that is at least 95% numbers, but not wholly."""
+        """UserError for the first column that is at least 95% numbers, but not wholly or only with commas."""
         for name, count in self._counts.items():
-            if count.first is None or count.numbers < NUMBERS_FROM * count.values:
+            if count.first is None or count.numbers + count.commas < NUMBERS_FROM * count.values:
                 continue
             text, file, row = count.first
+            if count.commas:
+                raise UserError(
+                    f"column {name!r} holds numbers with a comma in {count.commas:,} of its {count.values:,} values, "
+                    f"the first text being {text!r}",
+                    where=place(file, self.data, row),
+                    expected="numbers with a point",
+                    advice=f'If it is the decimal comma, set data.decimal = ","; if it is a name, list {name!r} in '
+                    "data.categories",
+                )
             raise UserError(
                 f"column {name!r} holds the text {text!r}, but {count.numbers:,} of its {count.values:,} values "
                 "are numbers",

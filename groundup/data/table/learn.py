@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from groundup.data.table.clean import CleanPass
+from groundup.data.table.notation import notation_of
 from groundup.data.table.output import read_scratch
 from groundup.data.table.preprocess import Column, Preprocessor
 from groundup.data.table.statistics import Categories, Moments
@@ -76,7 +77,8 @@ def learn(
                     where="data",
                     advice="Name it in data.ignore, or give it in another unit",
                 )
-            column = _number(name, plan.kind(name), mean, std, data)
+            notation = notation_of(cleaned.types[name])
+            column = _number(name, plan.kind(name), mean, std, notation, data)
             distinct_truths = 1 + (least != most) if plan.kind(name) == "boolean" else None
             entry |= {"constant": least == most, "distinct": distinct_truths, "mean": mean, "std": std}
             entry |= {"min": least, "max": most}
@@ -89,16 +91,19 @@ def learn(
         ignored=cleaned.layout.ignored,
         imputes=imputes,
         infinite_missing=data.infinite == "missing",
+        missing_values=data.missing_values,
+        decimal=data.decimal,
     )
     return Learnt(preprocessor, entries, _warnings(entries, cleaned.twins))
 
 
-def _number(name: str, kind: str, mean: float, std: float, data: TableData) -> Column:
+def _number(name: str, kind: str, mean: float, std: float, notation: str, data: TableData) -> Column:
     fill = None
     if data.missing == "impute":
         fill = mean if kind == "number" else float(mean > 0.5)
     scaled = kind == "number" and data.scale == "standard"
-    return Column(name, kind, mean if scaled else 0.0, (std or 1.0) if scaled else 1.0, fill)
+    centre, scale = (mean, std or 1.0) if scaled else (0.0, 1.0)
+    return Column(name, kind, centre, scale, fill, notation=notation)
 
 
 def _category(count: Categories, data: TableData, imputes: bool) -> Column:

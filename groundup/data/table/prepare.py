@@ -138,7 +138,7 @@ def _clean(recipe: TableRecipe, files: list[SourceFile], folder: Path, total: in
         types = profile(layout, data, bar.advance)
     try:
         with Bar("clean", total) as bar:
-            return _cleaned(CleanPass(layout, data, types, recipe.seed, folder), bar.advance)
+            return _cleaned(CleanPass(layout, data, types, recipe.seed, folder, profiled=True), bar.advance)
     except KindChanged as change:
         raise UserError(
             f"a column's values don't agree: {change}",
@@ -181,6 +181,7 @@ def _check_parts(parts: dict[str, Any], data: TableData) -> None:
 def _scarce(split: Split, labels: list[Any], parts: dict[str, Any]) -> list[str]:
     """What is to be said of classes that are not in every part."""
     counts = {str(label): parts["train"]["classes"][str(label)] for label in labels}
+    scarce = set(split.scarce)
     found = []
     if split.scarce:
         named = ", ".join(f"{labels[c]!r} ({counts[str(labels[c])]})" for c in split.scarce[:10])
@@ -188,6 +189,11 @@ def _scarce(split: Split, labels: list[Any], parts: dict[str, Any]) -> list[str]
         found.append(f"classes with too few rows for every part, wholly in training: {named}{more}")
     if absent := [label for label in labels if not counts[str(label)]]:
         found.append(f"classes without a training row: {', '.join(map(repr, absent[:10]))}")
+    for part in ("validation", "test"):
+        gone = [label for c, label in enumerate(labels) if c not in scarce and not parts[part]["classes"][str(label)]]
+        if gone and parts[part]["rows"]:
+            more = f" and {len(gone) - 10:,} more" if len(gone) > 10 else ""
+            found.append(f"classes without a {part} row: {', '.join(map(repr, gone[:10]))}{more}")
     return found
 
 

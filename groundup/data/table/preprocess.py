@@ -6,8 +6,10 @@ Shapes: B rows, F features, N columns of numbers or booleans, K columns of categ
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +19,9 @@ from numpy.typing import NDArray
 from groundup.errors import UserError
 
 UNSEEN, MISSING = -1, -2  # codes of a category that was not in training, and of none
-VERSION = 1
+_AMBIGUOUS = -3
+VERSION = 2
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
 _TRUTH = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
 Doubles = NDArray[np.float64]
 
@@ -29,6 +33,7 @@ class Column:
     `kind`: number, boolean or category. A number or boolean x becomes the feature (x - `mean`) / `scale`. A category
     becomes one feature for each of `categories`, and with `other` one more for all the rest. `fill` stands in for a
     missing value: a number (booleans: 0 or 1), or one of the categories, or None where nothing may be missing.
+    `notation`: how a number may be written as a text, as `notation.EXPECTED` names it.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Column:
     fill: float | str | None = None
     categories: list[str] = field(default_factory=list)
     other: bool = False
+    notation: str = "number"
 
     @property
     def width(self) -> int:
@@ -51,13 +57,22 @@ class Column:
         return [f"{self.name}={c}" for c in self.categories] + ([f"{self.name}=(other)"] if self.other else [])
 
 
-def category_text(value: Any) -> str:
-    """A category as text, as the tables' readers give it: whole numbers without a point, true and false."""
-    if isinstance(value, (bool, np.bool_)):
-        return "true" if value else "false"
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return str(int(value))
-    return str(value).strip()
+def _meaning(value: Any) -> Decimal | str | None:
+    """The number or truth value that a value or a text is, however it is spelled; None where it is neither. A zero
+    before other digits makes it a name."""
+    text = str(value).strip()
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    return Decimal(text) if _NUMBER.fullmatch(text) else None
+
+
+def _meanings(categories: list[str]) -> dict[Decimal | str, int]:
+    """The code of each category that is a number or a truth value; `_AMBIGUOUS` where several are the same one."""
+    found: dict[Decimal | str, int] = {}
+    for code, text in enumerate(categories):
+        if (meaning := _meaning(text)) is not None:
+            found[meaning] = _AMBIGUOUS if meaning in found else code
+    return found
 
 
 class Preprocessor:
@@ -65,6 +80,7 @@ class Preprocessor:
 
     `classes`: the labels, the index being the class id. `imputes`: whether a missing value is filled in; if not, it
     is an error. `infinite_missing`: whether an infinite value counts as a missing one; if not, it is an error.
+    `missing_values`, `decimal`: what a missing value looks like in the table's files, and their decimal point.
     """
 
     def __init__(
@@ -76,7 +92,10 @@ class Preprocessor:
         ignored: list[str] | None = None,
         imputes: bool = False,
         infinite_missing: bool = False,
+        missing_values: Sequence[str] = (),
+        decimal: str = ".",
     ) -> None:
+        self.missing_values, self.decimal = list(missing_values), decimal
         self.columns, self.target, self.classes, self.ignored = columns, target, classes, ignored or []
         self.imputes, self.infinite_missing = imputes, infinite_missing
         self.numeric = [c for c in columns if c.kind != "category"]
@@ -87,6 +106,7 @@ class Preprocessor:
         self._numeric_places = np.array([starts[c.name] for c in self.numeric], np.int64)
         self._categorical_places = [starts[c.name] for c in self.categorical]
         self._codes = {c.name: {text: code for code, text in enumerate(c.categories)} for c in self.categorical}
+        self._meanings = {c.name: _meanings(c.categories) for c in self.categorical}
         self._fill_N = np.array([np.nan if c.fill is None else float(c.fill) for c in self.numeric])
         self.mean_F, self.scale_F = np.zeros(self.width), np.ones(self.width)
         self.mean_F[self._numeric_places] = [c.mean for c in self.numeric]
@@ -100,9 +120,10 @@ class Preprocessor:
         """Features float32 [B, F], scaled.
 
         `columns`: by name, one array of B values each. Numbers: float64, NaN where missing. Booleans: true and false,
-        as such or as text. Categories: text. None stands for a missing boolean or category. Columns that are no
-        features are passed over. Raises UserError that names column and row (from 0) where a value is missing and
-        can't be filled in, is infinite, or is no truth value; KeyError where a column is missing.
+        as such or as text. Categories: text, and where that spells a number or a truth value also the value itself.
+        None stands for a missing boolean or category. Columns that are no features are passed over. Raises UserError
+        that names column and row (from 0) where a value is missing and can't be filled in, is infinite, is no truth
+        value, or may be either of two categories; KeyError where a column is missing.
         """
         return self.scaled(self.raw_features(columns))
 
@@ -157,8 +178,26 @@ class Preprocessor:
         return filled_BN
 
     def _codes_of(self, name: str, values: NDArray[Any]) -> NDArray[np.int64]:
-        codes = self._codes[name]
-        return np.array([MISSING if v is None else codes.get(category_text(v), UNSEEN) for v in values], np.int64)
+        codes, meanings = self._codes[name], self._meanings[name]
+
+        def code(value: Any) -> int:
+            if value is None:
+                return MISSING
+            if isinstance(value, str):
+                return codes.get(value.strip(), UNSEEN)
+            meaning = _meaning(value)
+            return UNSEEN if meaning is None else meanings.get(meaning, UNSEEN)
+
+        found = np.array([code(value) for value in values], np.int64)
+        if (found == _AMBIGUOUS).any():
+            row = int((found == _AMBIGUOUS).argmax())
+            same = [text for text in codes if _meaning(text) == _meaning(values[row])]
+            raise UserError(
+                f"{values[row]} may be any of {', '.join(map(repr, same))}",
+                where=f"column {name!r}, row {row}",
+                expected="the category as a text",
+            )
+        return found
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -168,6 +207,8 @@ class Preprocessor:
             "ignored": self.ignored,
             "imputes": self.imputes,
             "infinite_missing": self.infinite_missing,
+            "missing_values": self.missing_values,
+            "decimal": self.decimal,
             "columns": [asdict(column) for column in self.columns],
         }
 
@@ -180,6 +221,8 @@ class Preprocessor:
             ignored=document["ignored"],
             imputes=document["imputes"],
             infinite_missing=document["infinite_missing"],
+            missing_values=document["missing_values"],
+            decimal=document["decimal"],
         )
 
     @classmethod
@@ -200,7 +243,7 @@ def _truths(name: str, values: NDArray[Any]) -> Doubles:
     """0, 1, or NaN where a value is missing."""
     found = np.empty(len(values))
     for row, value in enumerate(values):
-        truth = np.nan if value is None else _TRUTH.get(category_text(value).lower())
+        truth = np.nan if value is None else _TRUTH.get(str(value).strip().lower().removesuffix(".0"))
         if truth is None:
             raise UserError(
                 f"{value!r} is no truth value", where=f"column {name!r}, row {row}", expected="true or false"

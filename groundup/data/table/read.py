@@ -22,6 +22,7 @@ from groundup.recipe.table import TableData
 
 BLOCK_BYTES = 8 << 20
 _VALUE_BYTES = 8
+_PROBED_ROWS = 64
 Types = dict[str, pa.DataType]
 
 
@@ -106,7 +107,11 @@ def _csv(
             ),
             parse_options=pc.ParseOptions(delimiter=data.delimiter, newlines_in_values=True),
             convert_options=pc.ConvertOptions(
-                include_columns=names, column_types=types, null_values=missing, strings_can_be_null=True
+                include_columns=names,
+                column_types=types,
+                null_values=missing,
+                strings_can_be_null=True,
+                decimal_point=data.decimal,
             ),
         )
         yield from reader
@@ -151,7 +156,6 @@ def _parquet(
     names: list[str],
     on_bytes: Callable[[int], None] | None,
 ) -> Iterator[pa.RecordBatch]:
-    rows_at_once = max(64, BLOCK_BYTES // (_VALUE_BYTES * len(names)))
     size = file.path.stat().st_size
     try:
         # pyarrow would otherwise hold a whole row group's bytes.
@@ -165,8 +169,8 @@ def _parquet(
                         where=str(file.path),
                         expected="the same types in all files",
                     )
-            for batch in parquet.iter_batches(rows_at_once, columns=names):
-                yield batch.select(names)
+            for batch in parquet.iter_batches(_rows_at_once(parquet, names), columns=names):
+                yield from _pieces(batch.select(names))
                 done += batch.num_rows
                 if on_bytes is not None:
                     # Columns lie apart in the file: the share of rows stands for the share of bytes.
@@ -174,6 +178,29 @@ def _parquet(
                     told = size * done // rows
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"can't be read as Parquet: {error}", where=str(file.path)) from None
+
+
+def _rows_at_once(parquet: pq.ParquetFile, names: list[str]) -> int:
+    """Rows that make about one block, by what the columns take in the file and what the first rows take in memory,
+    which is more where texts repeat."""
+    wanted, metadata = set(names), parquet.metadata
+    first = next(parquet.iter_batches(_PROBED_ROWS, columns=names))
+    row_bytes: int = max(_VALUE_BYTES * len(names), first.nbytes // first.num_rows)
+    for group in (metadata.row_group(g) for g in range(metadata.num_row_groups)):
+        columns = (group.column(c) for c in range(group.num_columns))
+        held = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in wanted)
+        row_bytes = max(row_bytes, held // max(1, group.num_rows))
+    return max(1, BLOCK_BYTES // row_bytes)
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Of at most a block's size, where rows are of very different sizes and one is no larger."""
+    if batch.nbytes <= BLOCK_BYTES or batch.num_rows == 1:
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _pieces(batch.slice(0, half))
+    yield from _pieces(batch.slice(half))
 
 
 def parquet_types(layout: Layout) -> dict[str, Any]:

@@ -26,9 +26,10 @@ class Split:
 def split_rows(classes: NDArray[np.int32], keys: NDArray[np.uint64], count: int, data: TableData) -> Split:
     """Divide the rows. `classes`: ids 0 .. `count`-1; `keys`: 64 bits of (seed, content) per row.
 
-    Test and validation get round(fraction x rows) rows, with `data.stratify` shared out over the classes by largest
-    remainders, at least one row for each class. Rows of equal keys stay together, so where rows are not deduplicated
-    a count may be off by the copies of one row. A class with fewer distinct rows than parts goes to training.
+    Test and validation get round(fraction x rows) rows, at least one. With `data.stratify` they are shared out over
+    the classes by largest remainders, at least one row for each class where there are as many rows as classes. Rows
+    of equal keys stay together, so where rows are not deduplicated a count may be off by the copies of one row. A
+    class with fewer distinct rows than parts goes to training.
     """
     if not data.stratify:
         classes, count = np.zeros_like(classes), 1
@@ -50,7 +51,7 @@ def split_rows(classes: NDArray[np.int32], keys: NDArray[np.uint64], count: int,
     for number, fraction in wanted.items():
         later = sum(1 for p in wanted if p < number) + 1
         room = np.maximum(sizes - taken - later, 0) * enough
-        total = math.floor(len(order) * fraction + 0.5)
+        total = max(1, math.floor(len(order) * fraction + 0.5))
         shares = _shares(sizes * enough, total, room)
         for c in np.nonzero(shares)[0]:
             first = int(bounds[c] + taken[c])
@@ -64,14 +65,18 @@ def split_rows(classes: NDArray[np.int32], keys: NDArray[np.uint64], count: int,
 
 
 def _shares(sizes: Counts, total: int, room: Counts) -> Counts:
-    """`total` rows shared out in proportion to `sizes`, at least 1 and at most `room` for each class that has any."""
+    """`total` rows shared out in proportion to `sizes`, at most `room` for each class; and at least 1 for each that has
+    any, if there are so many."""
     if not sizes.any():
         return np.zeros_like(sizes)
     quota = sizes * (min(total, int(room.sum())) / sizes.sum())
-    share: Counts = np.clip(np.floor(quota).astype(np.int64), np.minimum(1, room), room)
+    least = np.minimum(1, room)
+    if least.sum() > total:
+        least = np.zeros_like(room)
+    share: Counts = np.clip(np.floor(quota).astype(np.int64), least, room)
     while (lack := total - int(share.sum())) != 0:
         # The class farthest from its quota gives or takes a row first; the first of equals.
-        can = share < room if lack > 0 else share > 1
+        can = share < room if lack > 0 else share > least
         if not can.any():
             break
         distance = np.where(can, (quota - share) * np.sign(lack), -np.inf)

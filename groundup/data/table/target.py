@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from groundup.data.table.kinds import trimmed
 from groundup.errors import UserError
 from groundup.recipe.table import TableData
 
@@ -18,13 +19,13 @@ _FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TRUTH = {"true": True, "false": False}
 
 
-def target_texts(column: pa.Array) -> pa.Array:
+def target_texts(column: pa.Array, data: TableData) -> pa.Array:
     """The values as strings without blanks around them; null where there is none."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    return pc.utf8_trim_whitespace(column.cast(pa.string()))
+    return trimmed(column.cast(pa.string()), data)
 
 
 class Target:
