@@ -8,6 +8,7 @@ looked at by the next. exact: its three stages. near: its four stages of MinHash
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 from datatrove.data import Document
@@ -38,11 +39,14 @@ def content(document: Document) -> str:
     return document.text
 
 
-def execute(*steps: PipelineStep, tasks: int = 1) -> None:
-    LocalPipelineExecutor(list(steps), tasks=tasks, workers=1, skip_completed=False).run()
+def execute(out: Path, *steps: PipelineStep, tasks: int = 1) -> None:
+    logs = tempfile.mkdtemp(dir=out)
+    LocalPipelineExecutor(list(steps), tasks=tasks, workers=1, logging_dir=logs, skip_completed=False).run()
 
 
 def main(job: str, file: Path, out: Path) -> None:
+    out.mkdir(exist_ok=True)
+
     def reader() -> ParquetReader:
         return ParquetReader(str(file.parent), glob_pattern=file.name)
 
@@ -50,18 +54,18 @@ def main(job: str, file: Path, out: Path) -> None:
     signatures, found = str(out / "signatures"), str(out / "found")
     if job == "filter":
         filters = (GopherRepetitionFilter(), GopherQualityFilter(), C4QualityFilter(), FineWebQualityFilter())
-        execute(reader(), *filters, writer)
+        execute(out, reader(), *filters, writer)
     elif job == "exact":
         config = ExactDedupConfig(content)
-        execute(reader(), ExactDedupSignature(signatures, config))
-        execute(ExactFindDedups(signatures, found, config))
-        execute(reader(), ExactDedupFilter(found, config), writer)
+        execute(out, reader(), ExactDedupSignature(signatures, config))
+        execute(out, ExactFindDedups(signatures, found, config))
+        execute(out, reader(), ExactDedupFilter(found, config), writer)
     else:
         config = MinhashConfig()
-        execute(reader(), MinhashDedupSignature(signatures, config))
-        execute(MinhashDedupBuckets(signatures, found, config=config), tasks=config.num_buckets)
-        execute(MinhashDedupCluster(found, str(out / "clusters"), config=config))
-        execute(reader(), MinhashDedupFilter(str(out / "clusters")), writer)
+        execute(out, reader(), MinhashDedupSignature(signatures, config))
+        execute(out, MinhashDedupBuckets(signatures, found, config=config), tasks=config.num_buckets)
+        execute(out, MinhashDedupCluster(found, str(out / "clusters"), config=config))
+        execute(out, reader(), MinhashDedupFilter(str(out / "clusters")), writer)
 
 
 if __name__ == "__main__":
