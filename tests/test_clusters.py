@@ -174,9 +174,7 @@ def test_the_manifest_holds_the_recipe_and_starts_one_agent_per_node(kind: str) 
     (container,) = pod["containers"]
     assert f'--nodes 4 --rendezvous {place} --node-rank "$JOB_COMPLETION_INDEX"' in container["command"][2]
     # A store that listened on its own pod alone would never be found.
-    store = (
-        container["command"][2] if kind == "trainjob" else " ".join(rendezvous_pod(jobs)["containers"][0]["command"])
-    )
+    store = container if kind == "trainjob" else rendezvous_pod(jobs)["containers"][0]
     assert "groundup rendezvous --host any --port 29400" in " ".join(store["command"])
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
