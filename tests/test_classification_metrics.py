@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics as reference
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.evaluate import classification
 from groundup.evaluate.classification import confusion, cross_entropy, full_metrics, roc_auc, roc_points, scores
 
 
+@settings(deadline=None)
 @given(st.integers(2, 6), st.integers(1, 60), st.integers(0, 2**32 - 1))
 def test_scores_are_scikit_learns(classes: int, rows: int, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -33,6 +34,7 @@ def test_scores_are_scikit_learns(classes: int, rows: int, seed: int) -> None:
         np.testing.assert_allclose(found[name], wanted)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 200), st.integers(0, 2**32 - 1), st.booleans())
 def test_area_under_the_curve_is_scikit_learns_with_and_without_ties(rows: int, seed: int, ties: bool) -> None:
     random = np.random.default_rng(seed)
