@@ -62,7 +62,7 @@ def test_the_script_asks_slurm_for_what_was_given(tmp_path: Path) -> None:
 
 
 def test_the_agents_meet_on_the_first_node_or_on_a_host_of_its_own() -> None:
-    assert "groundup rendezvous --port" in slurm()
+    assert "groundup rendezvous --host any --port" in slurm()
     text = slurm("--rendezvous", "meet:29400")
     assert "groundup rendezvous" not in text
     assert "place=meet:29400\n" in text
@@ -174,7 +174,7 @@ def test_the_manifest_holds_the_recipe_and_starts_one_agent_per_node(kind: str) 
     (container,) = pod["containers"]
     assert f'--nodes 4 --rendezvous {place} --node-rank "$JOB_COMPLETION_INDEX"' in container["command"][2]
     # A store that listened on its own pod alone would never be found.
-    store = container if kind == "trainjob" else rendezvous_pod(jobs)["containers"][0]
+    (store,) = rendezvous_pod(jobs)["containers"]
     assert "groundup rendezvous --host any --port 29400" in " ".join(store["command"])
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}

@@ -34,7 +34,8 @@ from groundup.train.manifest import Checkpoints, folder_of
 from groundup.train.metrics import Metrics
 from groundup.train.saver import Saver
 from groundup.train.signals import REPEAT_SECONDS, StopRequest
-from groundup.train.state import TrainState, refuse_another
+from groundup.train.identity import refuse_another
+from groundup.train.state import TrainState
 from groundup.train.storage import checksum, open_storage
 from tests import save_work
 from tests.guard_work import BATCH, CPU, FixedRate, all_of, state_of

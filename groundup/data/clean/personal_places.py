@@ -154,7 +154,9 @@ def _number(data, start, i, end, row, found, count):  # type: ignore[no-untyped-
             count = _note(found, count, row, first, _IBAN)
         return count
     if before == 0x2B:
-        return _note(found, count, row, i - 1, _PHONE)
+        count = _note(found, count, row, i - 1, _PHONE)
+        # Of all else only addresses may stand behind a plus sign.
+        return _note(found, count, row, i, _IP) if one - i <= 3 and one < end and data[one] == 0x2E else count
     length_1, length_2, length_3 = one - i, 0, 0
     gap_1 = data[one] if one < end else np.uint8(0)
     gap_2 = np.uint8(0)
