@@ -16,7 +16,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

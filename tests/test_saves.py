@@ -29,12 +29,12 @@ from groundup.train.direct_file import ROOM, DirectFile
 from groundup.train.fence import Fence
 from groundup.train.guard import Guard
 from groundup.train.hooks import Save
+from groundup.train.identity import refuse_another
 from groundup.train.loop import train_step
 from groundup.train.manifest import Checkpoints, folder_of
 from groundup.train.metrics import Metrics
 from groundup.train.saver import Saver
 from groundup.train.signals import REPEAT_SECONDS, StopRequest
-from groundup.train.identity import refuse_another
 from groundup.train.state import TrainState
 from groundup.train.storage import checksum, open_storage
 from tests import save_work
