@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from groundup.data.execute.task import Done, Task, perform
+from groundup.data.execute.task import Done, Run, Task, perform
 
 EXECUTORS = ("auto", "process", "pool", "ray", "slurm")
 SMALL = 64 << 20  # bytes of input below which starting a pool takes longer than it saves
-
-Run = Callable[[Sequence[Task]], Iterator[Done]]
 
 
 def cores() -> int:

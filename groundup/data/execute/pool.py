@@ -11,8 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-from groundup.data.execute.executor import Run
-from groundup.data.execute.task import Done, Task, perform
+from groundup.data.execute.task import Done, Run, Task, perform
 from groundup.orphans import die_with
 
 # All work here is single-threaded: there are as many processes as there are cores for them.

@@ -10,8 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from groundup.data.execute.executor import Run
-from groundup.data.execute.task import Done, Task, perform
+from groundup.data.execute.task import Done, Run, Task, perform
 from groundup.errors import UserError
 
 

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from groundup.data.execute.executor import Run
-from groundup.data.execute.task import Done, Task, finished, perform
+from groundup.data.execute.task import Done, Run, Task, finished, perform
 from groundup.errors import UserError
 
 ELEMENTS = 1000  # of an array at most: Slurm's default limit (MaxArraySize) is 1,001

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -108,6 +108,9 @@ class Done:
     peak: int
     process: str
     skipped: bool = field(default=False, compare=False)
+
+
+Run = Callable[[Sequence[Task]], Iterator[Done]]  # does tasks, and yields each as it is done
 
 
 def finished(task: Task, root: Path) -> Done | None:

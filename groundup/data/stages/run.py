@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundup.console import Bar, say
-from groundup.data.execute.executor import Run
-from groundup.data.execute.task import Done, Task, adopt
+from groundup.data.execute.task import Done, Run, Task, adopt
 from groundup.data.stage import Stage
 
 
