@@ -78,7 +78,7 @@ function values() {
       control.setAttribute("aria-invalid", "true");
       clear();
       control.focus();
-      throw new Error(`“${column.name}” needs a value.`);
+      throw new Error(`“${column.name}” needs a ${MOMENTS.has(column.notation) ? "value" : "number"}.`);
     }
     if (MOMENTS.has(column.notation)) return control.value || null;
     return control.value === "" ? null : control.valueAsNumber;

@@ -60,7 +60,7 @@ export function parse(text, delimiter = delimiterOf(text)) {
 // One cell as the server takes it. Throws an Error that says what is wrong with it.
 export function valueOf(column, cell, schema) {
   const text = cell.trim();
-  if (schema.missing_values.includes(text)) {
+  if (schema.missing_values.includes(text) || (text === "" && column.kind === "number")) {
     if (column.nullable) return null;
     throw new Error("has no value, and the model was trained on whole rows");
   }

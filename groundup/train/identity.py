@@ -16,6 +16,7 @@ from groundup.train.manifest import Manifest, checkpoints_of
 _DECIDING = re.compile(
     r"(?P<allowed>task|seed|data|tokenizer|model\.[a-z_]+)(\b.*)|train\.(?P<train>sequence_length|packing)"
 )
+_NAMES = ("task", "data", "tokenizer", "model", "seed", "sequence_length", "packing")
 _HARMLESS = re.compile(
     r"data\.(memory|workers|max_malformed_fraction|cleaned|sources\[\d+\]\.(name|weight|epochs))|tokenizer\.encoder|"
     r"model\.(preset|vocab_size)"
@@ -36,6 +37,7 @@ def refuse_another_recipe(loaded: LoadedRecipe, run: RunDir, allowed: Collection
             differing.setdefault(found["allowed"] or found["train"], f"{key} was {before}, is {after}")
     checkpoints = checkpoints_of(old.recipe, run)
     if differing and checkpoints.complete():
+        _refuse_unknown({name for name in allowed if name.split(".")[0] not in _NAMES}, _NAMES)
         _refuse(differing, allowed, checkpoints.storage.place)
 
 
@@ -53,12 +55,14 @@ def refuse_another(
         - set(differing)
         - {f"{k}.{inner}" for k, v in identity.items() if isinstance(v, dict) for inner in v}
     )
-    if unknown:
-        raise UserError(
-            f"nothing is called {unknown.pop()!r}", where="--allow", expected="one of " + ", ".join(identity)
-        )
+    _refuse_unknown(unknown, identity)
     _refuse(differing, allowed, place)
     return list(differing.values())
+
+
+def _refuse_unknown(unknown: set[str], names: Collection[str]) -> None:
+    if unknown:
+        raise UserError(f"nothing is called {min(unknown)!r}", where="--allow", expected="one of " + ", ".join(names))
 
 
 def _refuse(differing: dict[str, str], allowed: Collection[str], place: str) -> None:
