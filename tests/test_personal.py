@@ -130,7 +130,7 @@ PIECES = st.one_of(
 
 
 @settings(deadline=None, max_examples=1500)
-@example(texts=["+8.8.8.8", "+1.2.3.4.5", "+123.8.8.8 +8.8"])
+@example(texts=["+8.8.8.8", "+1.2.3.4.5", "+123.8.8.8 +8.8", "(1 (212) 555-0123"])
 @example(texts=["a" * 100 + "." + "b" * 40 + "@c.de", "DE89370400440532013000 GB82 WEST 1234 5698 7654 32 BANK"])
 @given(texts=st.lists(st.lists(PIECES, max_size=8).map("".join), max_size=4))
 def test_the_fast_search_finds_what_the_slow_one_does(texts: list[str]) -> None:

@@ -163,7 +163,7 @@ def _number(data, start, i, end, row, found, count):  # type: ignore[no-untyped-
     if before == 0x28:
         if length_1 == 3 and gap_1 == 0x29:
             count = _note(found, count, row, i - 1, _PHONE)
-    elif length_1 == 1 and data[i] == 0x31 and one + 1 < end and data[one + 1] == 0x28:
+    if length_1 == 1 and data[i] == 0x31 and one + 1 < end and data[one + 1] == 0x28:
         count = _note(found, count, row, i, _PHONE)
     if length_1 in (17, 18):
         count = _note(found, count, row, i, _RESIDENT_ID)
