@@ -160,9 +160,8 @@ def _number(data, start, i, end, row, found, count):  # type: ignore[no-untyped-
     length_1, length_2, length_3 = one - i, 0, 0
     gap_1 = data[one] if one < end else np.uint8(0)
     gap_2 = np.uint8(0)
-    if before == 0x28:
-        if length_1 == 3 and gap_1 == 0x29:
-            count = _note(found, count, row, i - 1, _PHONE)
+    if before == 0x28 and length_1 == 3 and gap_1 == 0x29:
+        count = _note(found, count, row, i - 1, _PHONE)
     if length_1 == 1 and data[i] == 0x31 and one + 1 < end and data[one + 1] == 0x28:
         count = _note(found, count, row, i, _PHONE)
     if length_1 in (17, 18):
