@@ -20,12 +20,9 @@ WORDS = [
     *("thunder", "blanket", "copper", "mirror", "saddle", "lantern", "pocket", "valley", "the", "to", "of", "and"),
     *("that", "with", "have", "be", "in", "for", "old", "new", "small", "bright", "slowly", "never", "often"),
 ]
-RECIPE = """\
-name = "corpus"
-task = "language-model"
-[data]
-sources = [{ path = "a.jsonl" }]
-validation_fraction = 0.2
+
+# A model and its training, which tests of the data step hardly look at.
+MODEL = """\
 [tokenizer]
 vocab_size = 300
 [model]
@@ -41,6 +38,14 @@ micro_batch = 4
 threads = 1
 trackers = []
 """
+RECIPE = """\
+name = "corpus"
+task = "language-model"
+[data]
+sources = [{ path = "a.jsonl" }]
+validation_fraction = 0.2
+"""
+RECIPE += MODEL
 
 
 def passage(dice: random.Random, sentences: int = 14) -> str:

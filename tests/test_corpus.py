@@ -19,7 +19,7 @@ import pytest
 from groundup.data.documents import outcomes
 from groundup.rundir import RunDir
 from tests.conftest import groundup, groundup_json
-from tests.preparing import WORDS
+from tests.preparing import MODEL, WORDS
 
 QUESTION = (
     "Which of the seven old lighthouses on the northern coast was built last and never lit before the great storm came?"
@@ -63,21 +63,8 @@ threshold = 0.7
 [data.decontaminate]
 files = ["exam.jsonl"]
 fields = ["question"]
-[tokenizer]
-vocab_size = 300
-[model]
-hidden_size = 32
-layers = 1
-heads = 2
-context_length = 64
-[train]
-duration = "3 steps"
-batch_tokens = 256
-sequence_length = 32
-micro_batch = 4
-threads = 1
-trackers = []
 """
+RECIPE += MODEL
 
 
 @pytest.fixture(scope="module")
