@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from groundup.models.attention import CoreAttention
 from groundup.models.decoder import Decoder
 from groundup.models.experts import Router
-from groundup.parallel import decoder, model, perceptron, pipeline
+from groundup.parallel import decoder, model, perceptron, pipeline, ring
 from groundup.parallel.collectives import exchange_rows, gather_for_all, gather_for_shares
 from groundup.parallel.cut import Cuts
 from groundup.parallel.mesh import Mesh
@@ -202,6 +202,32 @@ def _second_copy_stays(patch: Patch) -> None:
     patch.setattr(ParallelModel, "renew_copies", lambda self: None)
 
 
+def _future_in_ring(patch: Patch) -> None:
+    """Of its own piece of a sequence a query sees all."""
+    hidden = ring._Pairs._hidden
+
+    def all_seen(self: ring._Pairs, queries: int, keys: int, start: int, stop: int) -> Tensor | None:
+        found = hidden(self, queries, keys, start, stop)
+        return torch.zeros_like(found) if found is not None and queries == keys else found
+
+    patch.setattr(ring._Pairs, "_hidden", all_seen)
+
+
+def _ring_keeps_gradients(patch: Patch) -> None:
+    """Gradients of keys and values are not passed on."""
+
+    class Kept(ring._Sent):
+        def __init__(self, x: Tensor, group: Any, tag: int) -> None:
+            super().__init__(x, group, tag)
+            self.gradients = tag == 1
+
+        def arrived(self) -> Tensor:
+            arrived = super().arrived()
+            return self.sent if self.gradients else arrived
+
+    patch.setattr(ring, "_Sent", Kept)
+
+
 LOSSES = ("loss_difference", "displayed_loss_difference")
 GRADIENT = ("worst_gradient_difference",)
 
@@ -242,6 +268,8 @@ MUTATIONS = {
     ),
     "labels made after slicing": Mutation(_labels_from_parts, _has("context"), (*LOSSES, *GRADIENT)),
     "positions restart in each part": Mutation(_positions_restart, _has("context"), (*LOSSES, *GRADIENT)),
+    "future seen in the ring": Mutation(_future_in_ring, lambda row: row.ring, (*LOSSES, *GRADIENT)),
+    "gradients not passed round the ring": Mutation(_ring_keeps_gradients, lambda row: row.ring, GRADIENT),
     "routing weights' gradients dropped": Mutation(
         _router_weights_cut_off, lambda row: row.kind == "experts" and "tensor" in row.layout, GRADIENT
     ),

@@ -60,6 +60,7 @@ def pool() -> Iterator[Pool]:
         (4, ("parallel.shard=4", "parallel.activation_checkpointing='selective'")),
         pytest.param(4, ("parallel.replicate=2", "parallel.shard=2", "optim.optimizer='muon'"), marks=pytest.mark.slow),
         pytest.param(4, ("parallel.tensor=2", "parallel.context=2"), marks=pytest.mark.slow),
+        (2, ("parallel.context=2", "parallel.context_attention='ring'")),
         (4, ("parallel.pipeline=2", "parallel.shard=2", "model.tied_embeddings=true")),
         (2, ("parallel.pipeline=2", "parallel.schedule='zbv'")),
         (2, ("parallel.shard=2", "parallel.expert=2", *EXPERTS)),

@@ -35,9 +35,25 @@ def test_blockwise_attention_is_torchs(heads: int, groups: int, length: int) -> 
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_blockwise_attention_is_a_well_behaved_operator() -> None:
+def test_blockwise_attention_of_bf16_is_computed_in_fp32_and_given_back_in_bf16() -> None:
+    generator = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(2, 70, n, 16, generator=generator).bfloat16().requires_grad_() for n in (4, 2, 2)]
+    exact = [x.detach().float().requires_grad_() for x in inputs]
+    angle = torch.randn(70, 8, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = rotary_attention(*inputs, angle.cos(), angle.sin())
+    upstream = torch.randn(out.shape, generator=generator).bfloat16()
+    got = [out, *torch.autograd.grad(out, inputs, upstream)]
+    wanted_out = rotary_attention(*exact, angle.cos(), angle.sin())
+    wanted = [wanted_out, *torch.autograd.grad(wanted_out, exact, upstream.float())]
+    for found, expected in zip(got, wanted, strict=True):
+        torch.testing.assert_close(found, expected.bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blockwise_attention_is_a_well_behaved_operator(dtype: torch.dtype) -> None:
     """Shapes without data, strides, aliasing and autograd registration, as torch.compile relies on them."""
-    tensors = [torch.randn(2, 70, n, 8, requires_grad=True) for n in (4, 2, 2)]
+    tensors = [torch.randn(2, 70, n, 8, dtype=dtype, requires_grad=True) for n in (4, 2, 2)]
     angle = torch.randn(70, 4)
     torch.library.opcheck(torch.ops.groundup.rotary_attention.default, (*tensors, angle.cos(), angle.sin()))
 

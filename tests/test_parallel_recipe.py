@@ -87,6 +87,15 @@ REFUSED = [
         "train.sequence_length",
         "66 tokens can't be cut into context x tensor (2 x 2 = 4) parts; expected a multiple of 4 such as 64",
     ),
+    (DECODER, ["context=8"], "context", "a divisor of 4 such as 4", 'or parallel.context_attention = "ring"'),
+    (DECODER, ["context=8", "context_attention='ring'"], None),
+    (
+        DECODER,
+        ["context=2", "context_attention='ring'", "train.sequence_length=66", "train.batch_tokens=1056"],
+        "train.sequence_length",
+        "66 tokens can't be cut into 2 x context x tensor (2 x 2 x 1 = 4) parts; expected a multiple of 4 such as 64",
+    ),
+    (DECODER, ["context_attention='ring'"], "context_attention", "without context parallelism nothing uses it"),
     (CLASSIFIER, ["tensor=3"], "tensor", "model.widths (32), model.widths (16) evenly", "a divisor of 16 such as 2"),
     # Experts
     (DECODER, ["expert=2"], "expert", "2 processes, but the model has no experts"),

@@ -32,9 +32,8 @@ class Context(NamedTuple):
 
 
 def runs_in_blocks(x: Tensor, length: int) -> bool:
-    """Whether attention over sequences of this length, on x's device and in its format, takes `rotary_attention`."""
-    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and length <= BEST_UP_TO
+    """Whether attention over sequences of this length, on x's device, takes `rotary_attention`."""
+    return x.device.type == "cpu" and length <= BEST_UP_TO
 
 
 class Attention(nn.Module):

@@ -1,9 +1,10 @@
-"""Rotary causal attention for short fp32 sequences on a CPU, in blocks of queries through batched matrix products.
+"""Rotary causal attention for short sequences on a CPU, in blocks of queries through batched matrix products.
 
 torch's fused attention is built for GPUs first: on a CPU it is slower than this at up to about a thousand tokens
 (docs/lab-notes.md). Only the keys a block can see are multiplied. Probabilities are kept for the backward pass, half of
 L per head and token, where FlashAttention computes them again: at these lengths memory is there and time is not.
-Rotation and scaling are done while heads are laid out for the products.
+Rotation and scaling are done while heads are laid out for the products. All of it is fp32, whatever comes in: it is
+still ahead of torch's own in bf16.
 
 Where a row holds several documents, a token sees its own only: `documents`, int64 [B, L].
 
@@ -13,7 +14,7 @@ Q queries of a block, S keys seen by it, P probabilities of all blocks in one bu
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -64,8 +65,8 @@ def _forward(
     sin_LK: Tensor,
     documents_BL: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Output [B, L, H, K], and what the backward pass needs: rotated and scaled queries, rotated keys, values,
-    probabilities."""
+    """Output [B, L, H, K] in the queries' format, and what the backward pass needs, in fp32: rotated and scaled
+    queries, rotated keys, values, probabilities."""
     b, length, h, width = query_BLHK.shape
     g = key_BLGK.shape[2]
     n, r = b * g, h // g
@@ -77,7 +78,7 @@ def _forward(
     value_NLK = torch.empty(n, length, width)
     value_NLK.view(b, g, length, width).copy_(value_BLGK.transpose(1, 2))
     query_NRLK, key_NLK = query.view(n, r, length, width), key.view(n, length, width)
-    out_BLHK = torch.empty(b, length, h, width)
+    out_BLHK = torch.empty(b, length, h, width, dtype=query_BLHK.dtype)
     out = _heads_first(out_BLHK, g)
     blocks = _blocks(n * r, length)
     all_probabilities_P = torch.empty(blocks[-1][1].stop)
@@ -104,11 +105,11 @@ def _backward(
     cos_LK: Tensor,
     sin_LK: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values as they came in."""
+    """Gradients of queries, keys and values as they came in, in the format of the incoming gradient."""
     b, length, h, width = grad_BLHK.shape
-    g = key_NLK.shape[0] // b
+    g, dtype = key_NLK.shape[0] // b, grad_BLHK.dtype
     scale = width**-0.5
-    grad = _heads_first(grad_BLHK, g)
+    grad = _heads_first(grad_BLHK.float(), g)
     grad_query_NRLK = torch.empty_like(query_NRLK)
     grad_key_NLK, grad_value_NLK = torch.empty_like(key_NLK), torch.empty_like(value_NLK)
     n, r = b * g, h // g
@@ -137,17 +138,17 @@ def _backward(
     out_key = torch.empty(b, length, g, width)
     _rotate_into(_heads_first(out_key, g), grad_key_NLK.view(b, g, 1, length, width), cos_LK, -sin_LK)
     out_value = grad_value_NLK.view(b, g, length, width).transpose(1, 2).contiguous()
-    return out_query, out_key, out_value
+    return out_query.to(dtype), out_key.to(dtype), out_value.to(dtype)
 
 
 @_forward.register_fake
 def _(query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, *_: Tensor | None) -> tuple[Tensor, ...]:
     b, length, h, width = query_BLHK.shape
     g = key_BLGK.shape[2]
-    empty = query_BLHK.new_empty
+    empty = partial(query_BLHK.new_empty, dtype=torch.float32)
     n, probabilities = b * g, empty(_blocks(b * h, length)[-1][1].stop)
-    folded = (empty(n, h // g, length, width), empty(n, length, width), empty(n, length, width))
-    return empty(b, length, h, width), *folded, probabilities
+    folded = (empty((n, h // g, length, width)), empty((n, length, width)), empty((n, length, width)))
+    return query_BLHK.new_empty(b, length, h, width), *folded, probabilities
 
 
 @_backward.register_fake
@@ -163,7 +164,8 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> N
 
 
 def _differentiate(ctx: Any, grad_BLHK: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    query, key, value = _backward(grad_BLHK.contiguous(), *ctx.saved_tensors)
+    with torch.autocast("cpu", enabled=False):
+        query, key, value = _backward(grad_BLHK.contiguous(), *ctx.saved_tensors)
     return query, key, value, None, None, None
 
 
@@ -178,6 +180,7 @@ def rotary_attention(
     sin_LK: Tensor,
     documents_BL: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention of rotated queries and keys, [B, L, H, K]; fp32 on a CPU. cos, sin: [L, K / 2]."""
-    out: Tensor = _forward(query_BLHK, key_BLGK, value_BLGK, cos_LK, sin_LK, documents_BL)[0]
+    """Causal attention of rotated queries and keys, [B, L, H, K] in their format; on a CPU. cos, sin: fp32 [L, K / 2]."""
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor = _forward(query_BLHK, key_BLGK, value_BLGK, cos_LK, sin_LK, documents_BL)[0]
     return out

@@ -68,6 +68,7 @@ class Decoder(nn.Module):
         self.norm = RmsNorm(model.hidden_size, eps=model.norm_eps)
         self.output = None if model.tied_embeddings else nn.Linear(model.hidden_size, vocab_size, bias=False)
         self.cross_entropy = LinearCrossEntropy()
+        self.masks_documents = True  # or attention looks at their ids itself
         self._make_rotary(self.embedding.weight.device)
 
     def _make_rotary(self, device: torch.device | str) -> None:
@@ -120,7 +121,8 @@ class Decoder(nn.Module):
         if cache is not None:
             assert positions_BL is not None
             mask = torch.arange(seen, device=tokens_BL.device) <= positions_BL[:, None, :, None]
-        elif documents_BL is not None and (cos.ndim == 3 or not runs_in_blocks(x_BLD, length)):
+        elif self._needs_mask(x_BLD, documents_BL, cos):
+            assert documents_BL is not None
             mask = (documents_BL[:, None, :, None] == documents_BL[:, None, None, :]).tril()
         context = Context(cos, sin, mask, documents_BL, cache, positions_BL, seen)
         for layer in self.layers:
@@ -128,6 +130,11 @@ class Decoder(nn.Module):
             if layer_auxiliary is not None:
                 auxiliary = layer_auxiliary if auxiliary is None else auxiliary + layer_auxiliary
         return Hidden(self.norm(x_BLD), auxiliary)
+
+    def _needs_mask(self, x_BLD: Tensor, documents_BL: Tensor | None, cos: Tensor) -> bool:
+        if documents_BL is None or not self.masks_documents:
+            return False
+        return cos.ndim == 3 or not runs_in_blocks(x_BLD, documents_BL.shape[1])
 
     def logits(self, x_BLD: Tensor) -> Tensor:
         """Logits over the vocabulary for hidden states of any leading shape. Training uses the chunked loss instead."""

@@ -64,7 +64,10 @@ def build_parallel(task: Task, recipe: Recipe, layout: Layout, device: torch.dev
     chunks: list[Any] = [stage.model for stage in stages.values()] or [whole]
     cuts = Cuts()
     for chunk in chunks:
-        found = cut_decoder(chunk, mesh) if isinstance(chunk, Decoder) else cut_perceptron(chunk, mesh)
+        if isinstance(chunk, Decoder):
+            found = cut_decoder(chunk, mesh, ring=parallel.context_attention == "ring")
+        else:
+            found = cut_perceptron(chunk, mesh)
         cuts.parts |= found.parts
         cuts.dims |= found.dims
         cuts.summed |= found.summed

@@ -3,8 +3,8 @@
 Between its modules a rank holds a block of the sequence: first cut over the context ranks, then over the tensor ranks
 (sequence parallelism, arXiv:2205.05198). Attention and the feed-forward part gather the tensor ranks' blocks, work on
 their heads or their share of the inner width, and sum to blocks again. Attention proper needs the whole sequence:
-context ranks exchange sequence for heads around it (arXiv:2309.14509). Experts are cut over the expert ranks, to which
-each token's copies travel and from which they return.
+context ranks exchange sequence for heads around it (arXiv:2309.14509), or pass keys and values round (ring.py). Experts
+are cut over the expert ranks, to which each token's copies travel and from which they return.
 
 Shapes: B batch, L sequence, D width of the model, H heads, K width of a head, E experts, P routed copies.
 """
@@ -34,6 +34,7 @@ from groundup.parallel.collectives import (
 )
 from groundup.parallel.cut import Cuts
 from groundup.parallel.mesh import Mesh
+from groundup.parallel.ring import attend_in_ring, own_pieces
 
 SEQUENCE = 1  # the dimension of [B, L, D] that is cut
 
@@ -56,8 +57,9 @@ _TENSOR_CUTS = {
 _VOCABULARY = ("embedding.weight", "output.weight")
 
 
-def cut_decoder(model: Decoder, mesh: Mesh) -> Cuts:
-    """Cut the parameters of a decoder without memory, and hang the layout's hooks on its modules."""
+def cut_decoder(model: Decoder, mesh: Mesh, ring: bool = False) -> Cuts:
+    """Cut the parameters of a decoder without memory, and hang the layout's hooks on its modules. ring: context ranks
+    pass keys and values round, in place of exchanging sequence for heads."""
     cuts = Cuts()
     layout = mesh.layout
     names = [name for name, _ in model.named_parameters()]
@@ -74,13 +76,13 @@ def cut_decoder(model: Decoder, mesh: Mesh) -> Cuts:
     if layout.tensor > 1:
         _tensor_doors(model, mesh.group("tensor"))
     if layout.context > 1:
-        _exchange_heads(model, mesh.group("context"))
+        (_pass_keys_round if ring else _exchange_heads)(model, mesh.group("context"))
     if layout.tensor * layout.context > 1:
-        _cut_sequence(model, mesh, cuts)
+        _cut_sequence(model, mesh, cuts, ring)
     return cuts
 
 
-def _cut_sequence(model: Decoder, mesh: Mesh, cuts: Cuts) -> None:
+def _cut_sequence(model: Decoder, mesh: Mesh, cuts: Cuts, ring: bool) -> None:
     """The embedding makes this rank's block of the sequence; the loss takes it, with its labels."""
     layout, tensor = mesh.layout, None
     if layout.tensor > 1:
@@ -94,6 +96,8 @@ def _cut_sequence(model: Decoder, mesh: Mesh, cuts: Cuts) -> None:
     context, index = layout.context, mesh.index("context")
 
     def mine(x_BL: Tensor) -> Tensor:
+        if ring and context > 1:
+            return own_pieces(x_BL, index, context, SEQUENCE)
         return x_BL.chunk(context, SEQUENCE)[index].contiguous() if context > 1 else x_BL
 
     def before_embedding(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -171,6 +175,13 @@ def _exchange_heads(model: Decoder, group: ProcessGroup) -> None:
         if isinstance(module, CoreAttention):
             module.register_forward_pre_hook(before)
             module.register_forward_hook(after)
+
+
+def _pass_keys_round(model: Decoder, group: ProcessGroup) -> None:
+    model.masks_documents = False  # a mask would be as large as the whole sequence squared
+    for module in model.modules():
+        if isinstance(module, CoreAttention):
+            module.forward = partial(attend_in_ring, module, group)  # type: ignore[method-assign]
 
 
 def _send_to_experts(model: Decoder, mesh: Mesh) -> None:

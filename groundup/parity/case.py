@@ -26,7 +26,8 @@ CLASSIFIER_WIDTHS = [48, 40, 40, 32, 32, 24, 24]
 
 @dataclass(frozen=True)
 class Case:
-    """`layout`: degrees above 1. `accumulation`: micro-batches of a data rank. `free`: also run without corrections."""
+    """`layout`: degrees above 1. `ring`: parallel.context_attention. `accumulation`: micro-batches of a data rank.
+    `free`: also run without corrections."""
 
     model: str
     layout: dict[str, int] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Case:
     checkpointing: str = "none"
     optimizer: str = "adamw"
     free: bool = False
+    ring: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -48,7 +50,7 @@ class Case:
         """What tells the row from the others."""
         return {
             "model": self.model,
-            "layout": self.degrees.name,
+            "layout": self.degrees.name + (", ring" if self.ring else ""),
             "schedule": self.schedule if "pipeline" in self.layout else None,
             "accumulation": self.accumulation,
             "checkpointing": self.checkpointing,
@@ -116,6 +118,8 @@ def in_layout(base: Recipe, case: Case, own: Parallel) -> Recipe:
     values["activation_checkpointing"] = case.checkpointing
     if case.checkpointing != "none":
         values["checkpoint_every"] = own.checkpoint_every
+    if case.ring:
+        values["context_attention"] = "ring"
     if "pipeline" in case.layout:
         values["schedule"] = case.schedule
         values["microbatches"] = case.accumulation

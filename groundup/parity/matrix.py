@@ -62,8 +62,10 @@ def _cases(model: str, layout: Layout) -> Iterator[Case]:
     degrees = {name: layout.degrees[name] for name in layout.used}
     piped = layout.pipeline > 1
     counts = PIPELINE_MICROBATCHES if piped else MICROBATCHES
-    for schedule, count, checkpointing in product(SCHEDULES if piped else SCHEDULES[:1], counts, CHECKPOINTING):
-        yield Case(model, degrees, schedule, count, checkpointing)
+    rings = (False, True) if layout.context > 1 else (False,)
+    schedules = SCHEDULES if piped else SCHEDULES[:1]
+    for ring, schedule, count, checkpointing in product(rings, schedules, counts, CHECKPOINTING):
+        yield Case(model, degrees, schedule, count, checkpointing, ring=ring)
 
 
 def _unfit(case: Case, base: Recipe, recipe: Recipe) -> str | None:
@@ -80,9 +82,9 @@ def all_rows(legal: list[Case]) -> list[Case]:
     rows = []
     for models in MODELS.values():
         of_kind = [row for row in legal if row.model in models]
-        plain = list({(row.degrees, row.schedule): row for row in reversed(of_kind)}.values())[::-1]
+        plain = list({(row.degrees, row.ring, row.schedule): row for row in reversed(of_kind)}.values())[::-1]
         rows += [*plain, *_cover(of_kind, met=set().union(*map(pairs, plain)))]
-    return _with_free_runs(rows, lambda row: {(row.kind, row.degrees.name), (row.model, _schedule(row))})
+    return _with_free_runs(rows, lambda row: {(row.kind, row.as_dict()["layout"]), (row.model, _schedule(row))})
 
 
 def quick_rows(legal: list[Case]) -> list[Case]:
@@ -95,6 +97,8 @@ def settings(row: Case) -> list[str]:
     found = [f"model {row.model}", *(f"{name} {degree}" for name, degree in row.layout.items())]
     if (schedule := _schedule(row)) is not None:
         found.append(f"schedule {schedule}")
+    if "context" in row.layout:
+        found.append(f"ring {row.ring}")
     return [
         *found,
         f"accumulation {row.accumulation}",

@@ -53,7 +53,7 @@ A global gradient norm alone would not notice, say, doubled gradients of a norm 
 models also run free, from their initial weights: once per layout, and once per model and schedule (with `--quick` once
 per model).
 
-`tests/test_mutations.py` breaks the parallel code in sixteen ways. Each must fail a row drawn from this matrix, and
+`tests/test_mutations.py` breaks the parallel code in eighteen ways. Each must fail a row drawn from this matrix, and
 `--quick` has a row for each.
 
 ## The models
@@ -80,9 +80,9 @@ degrees. "not in this run": training takes them, but they need more processes th
 |---|---|---|---|
 {supported}
 
-Context ranks exchange sequence for heads around attention (all-to-all), so context x tensor is at most the key-value
-heads. Ring attention, which has no such limit, is not there: torch's fused kernels for it run on CUDA only and take no
-mask of packed documents, and no GPU was at hand to hold it against one process.
+Context ranks exchange sequence for heads around attention (all-to-all): then context x tensor is at most the key-value
+heads. Rows marked "ring" have `parallel.context_attention = "ring"`: keys and values go round the context ranks, of
+which there can be any number.
 
 A pipeline runs under any schedule: 1f1b, gpipe, interleaved-1f1b, and, where weights are not sharded (replicate, shard
 and context are 1), zero-bubble and zbv. These cut the backward pass in two, so they don't go with selective

@@ -38,7 +38,12 @@ class Parallel(Section):
     )
     tensor: PositiveInt = Field(1, description="processes that share each matrix and, between matrices, the sequence")
     pipeline: PositiveInt = Field(1, description="processes in a row, each with some of the layers")
-    context: PositiveInt = Field(1, description="processes that share each sequence, and in attention the heads")
+    context: PositiveInt = Field(1, description="processes that share each sequence")
+    context_attention: Literal["heads", "ring"] = Field(
+        "heads",
+        description="in attention, context processes share the heads (all-to-all), or keys and values go round them "
+        "(ring; for more processes than heads)",
+    )
     expert: PositiveInt = Field(1, description="processes that share the experts; divides shard x context")
     schedule: Literal["gpipe", "1f1b", "interleaved-1f1b", "zero-bubble", "zbv"] = Field(
         "1f1b", description="order of the micro-batches' forward and backward passes in the pipeline"

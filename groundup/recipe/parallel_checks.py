@@ -120,6 +120,13 @@ def _keys(recipe: Recipe) -> Iterator[Problem]:
                 "parallel.pipeline above 1, or no such key",
                 needs_pipeline,
             )
+    if parallel.context == 1 and parallel.context_attention != "heads":
+        yield Problem(
+            ("parallel", "context_attention"),
+            "without context parallelism nothing uses it",
+            "parallel.context above 1, or no such key",
+            (("parallel", "context"),),
+        )
     if parallel.checkpoint_every > 1 and parallel.activation_checkpointing == "none":
         yield Problem(
             ("parallel", "checkpoint_every"),
@@ -161,27 +168,31 @@ def _heads(recipe: LanguageRecipe, layout: Layout) -> Iterator[Problem]:
     found = list(_divides(layout, sizes))
     yield from found
     heads = math.gcd(model.heads, model.kv_heads)
-    if not found and heads // layout.tensor % layout.context:
+    by_heads = recipe.parallel.context_attention == "heads"
+    if not found and by_heads and heads // layout.tensor % layout.context:
         each = f" / tensor {layout.tensor}" if layout.tensor > 1 else ""
         yield Problem(
             ("parallel", "context"),
             f"in attention {layout.context} processes can't share the heads evenly: "
             f"model.heads ({model.heads}){each}, model.kv_heads ({model.kv_heads}){each}",
-            _divisor(layout.context, heads // layout.tensor),
-            (("model",), ("parallel", "tensor")),
+            _divisor(layout.context, heads // layout.tensor) + ', or parallel.context_attention = "ring"',
+            (("model",), ("parallel", "tensor"), ("parallel", "context_attention")),
         )
 
 
 def _sequence(recipe: LanguageRecipe, layout: Layout) -> Iterator[Problem]:
     length, parts = recipe.train.sequence_length, layout.context * layout.tensor
+    factors, product = "context x tensor", f"{layout.context} x {layout.tensor}"
+    if layout.context > 1 and recipe.parallel.context_attention == "ring":  # two pieces for each rank
+        factors, product, parts = f"2 x {factors}", f"2 x {product}", 2 * parts
     if length % parts:
         near = max(1, round(length / parts)) * parts
         legal = near if near <= recipe.model.context_length else max(1, length // parts) * parts
         yield Problem(
             ("train", "sequence_length"),
-            f"{length} tokens can't be cut into context x tensor ({layout.context} x {layout.tensor} = {parts}) parts",
+            f"{length} tokens can't be cut into {factors} ({product} = {parts}) parts",
             f"a multiple of {parts} such as {legal}",
-            (("parallel", "context"), ("parallel", "tensor"), ("model",)),
+            (("parallel", "context"), ("parallel", "context_attention"), ("parallel", "tensor"), ("model",)),
         )
 
 
