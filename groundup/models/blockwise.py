@@ -180,7 +180,7 @@ def rotary_attention(
     sin_LK: Tensor,
     documents_BL: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention of rotated queries and keys, [B, L, H, K] in their format; on a CPU. cos, sin: fp32 [L, K / 2]."""
+    """Causal attention of rotated queries and keys, [B, L, H, K] in their format. cos, sin: fp32 [L, K / 2]."""
     with torch.autocast("cpu", enabled=False):
         out: Tensor = _forward(query_BLHK, key_BLGK, value_BLGK, cos_LK, sin_LK, documents_BL)[0]
     return out

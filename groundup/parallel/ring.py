@@ -39,7 +39,7 @@ def own_pieces(x: Tensor, rank: int, ranks: int, dim: int) -> Tensor:
     return torch.cat([pieces[n] for n in pieces_of(rank, ranks)], dim)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend_in_ring(
     module: CoreAttention,
     group: ProcessGroup,
@@ -48,7 +48,7 @@ def attend_in_ring(
     value_BlGK: Tensor,
     context: Context,
 ) -> Tensor:
-    """In place of CoreAttention.forward: [B, l, H, K] of a rank's two pieces. The context is that of whole sequences."""
+    """In place of CoreAttention.forward: [B, l, H, K] of a rank's pieces. The context is that of whole sequences."""
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     cos, sin = (own_pieces(x, rank, ranks, -2) for x in (context.cos, context.sin))
     query, key = rotate(query_BlHK, cos, sin), rotate(key_BlGK, cos, sin)
@@ -110,12 +110,14 @@ class _Pairs:
 
 def _by_group(x_BlHK: Tensor, groups: int) -> Tensor:
     """fp32 [N, l, R, K]."""
-    return x_BlHK.float().unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1).contiguous()
+    x: Tensor = x_BlHK.float().unflatten(2, (groups, -1))
+    return x.transpose(1, 2).flatten(0, 1).contiguous()
 
 
 def _by_row(x_NlRK: Tensor, batch: int) -> Tensor:
     """Back to [B, l, H, K]."""
-    return x_NlRK.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
+    x: Tensor = x_NlRK.unflatten(0, (batch, -1))
+    return x.transpose(1, 2).flatten(2, 3)
 
 
 def _product(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
@@ -143,7 +145,7 @@ class _Ring(torch.autograd.Function):
         documents_BL: Tensor | None,
         group: ProcessGroup,
     ) -> Tensor:
-        batch, length, heads, width = query_BlHK.shape
+        batch, length, _, width = query_BlHK.shape
         groups = key_BlGK.shape[2]
         pairs = _Pairs(group, length, documents_BL)
         query_NlRK = _by_group(query_BlHK, groups)
@@ -174,7 +176,7 @@ class _Ring(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         query_BlHK, key_BlGK, value_BlGK, out_BlHK, total_NlR, documents_BL = ctx.saved_tensors
-        batch, length, heads, width = query_BlHK.shape
+        batch, length, _, width = query_BlHK.shape
         groups, scale = key_BlGK.shape[2], width**-0.5
         pairs = _Pairs(ctx.group, length, documents_BL)
         query_NlRK, grad_NlRK = _by_group(query_BlHK, groups), _by_group(grad_outputs[0], groups)
