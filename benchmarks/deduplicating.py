@@ -44,12 +44,15 @@ def texts(file: Path, columns: list[str] | None = None) -> Iterator[tuple[int, i
 
 def rewrite(file: Path, out: Path, dropped: NDArray[np.uint64]) -> None:
     """The documents that aren't in the sorted numbers."""
-    from groundup.data.dedup.arrays import contains, document_numbers
+    from groundup.data.dedup.arrays import document_numbers
 
     with pq.ParquetWriter(out, pq.read_schema(file), compression="zstd", compression_level=1) as writer:
         for shard, row, table in texts(file):
             numbers = document_numbers(shard, row + len(table))[row:]
-            writer.write_table(table.filter(pa.array(~contains(dropped, numbers))))
+            first, last = np.searchsorted(dropped, (numbers[0], numbers[-1] + np.uint64(1)))
+            if first < last:
+                table = table.filter(pa.array(~np.isin(numbers, dropped[first:last])))
+            writer.write_table(table)
 
 
 def exact(file: Path, out: Path) -> None:
@@ -85,8 +88,8 @@ def exact(file: Path, out: Path) -> None:
 def near(file: Path, out: Path) -> None:
     """The work of the stage near_dedup, and the documents left."""
     from groundup.data.dedup import keep
-    from groundup.data.dedup.arrays import document_numbers, partitions_for, save
-    from groundup.data.dedup.bands import band_keys, choose_bands, scatter_bands
+    from groundup.data.dedup.arrays import ROW_BITS, partitions_for, save
+    from groundup.data.dedup.bands import choose_bands, scatter_bands
     from groundup.data.dedup.candidates import BYTES_PER_ENTRY, band_edges
     from groundup.data.dedup.components import components
     from groundup.data.dedup.signatures import signatures
@@ -102,8 +105,8 @@ def near(file: Path, out: Path) -> None:
     def finish() -> None:
         found, shard = np.concatenate(signed), len(counts)
         save(place("signatures", shard), found)
-        keys = band_keys(found, banding.bands, banding.rows)
-        scatter_bands(keys, document_numbers(shard, len(found)), place("bands", shard))
+        chosen, bands = np.ones(len(found), bool), (banding.bands, banding.rows)
+        scatter_bands(found, chosen, shard << ROW_BITS, bands, place("bands", shard))
         counts.append(len(found))
         signed.clear()
 

@@ -16,6 +16,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,16 +95,15 @@ def measure(what: tuple[str, ...], degrees: dict[str, int], spike: float | None,
         "seconds": {"with": statistics.median(sides[True][1:]), "without": statistics.median(sides[False][1:])},
         # Of pairs: a change of load between pairs is in both sides of each.
         "ratio": statistics.median(b / a for a, b in zip(sides[True][1:], sides[False][1:], strict=True)),
-        "judge_us": 1e6 * _each(lambda: judge.judge(torch.ones(()), torch.ones(()), 0, 0, 1) and None, 200),
+        "judge_us": 1e6 * _each(partial(judge.judge, torch.ones(()), torch.ones(()), 0, 0, 1), 200),
     }
     if dist.is_initialized() and dist.get_world_size() > 1:
         for size in (1, 2):
-            values = torch.zeros(size)
-            found[f"all_reduce_of_{size}_us"] = 1e6 * _each(lambda values=values: dist.all_reduce(values) and None, 200)
+            found[f"all_reduce_of_{size}_us"] = 1e6 * _each(partial(dist.all_reduce, torch.zeros(size)), 200)
     return found
 
 
-def _each(call: Callable[[], None], times: int) -> float:
+def _each(call: Callable[[], object], times: int) -> float:
     """Median seconds of a call."""
     found = []
     for _ in range(times):

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from corpus import corpus
 from executors import shards
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     generator, file = random.Random(options.seed), corpus(options.megabytes)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="killing-") as temporary:
         run, log = Path(temporary) / "run", Path(temporary) / "log"
         words = command(file, run, "--executor", "pool", "--set", 'data.slice_size="4 MiB"')

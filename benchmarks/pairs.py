@@ -15,10 +15,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from groundup.data.dedup.arrays import save
-from groundup.data.dedup.bands import MARGIN, band_keys, choose_bands, scatter_bands
+from groundup.data.dedup.bands import MARGIN, choose_bands, scatter_bands
 from groundup.data.dedup.candidates import band_edges
 from groundup.data.dedup.components import components
-from groundup.data.dedup.shingles import ngram_hashes, tokenize
+from groundup.data.dedup.shingles import tokenize
 from groundup.data.dedup.signatures import token_signatures
 
 _LONGEST = 6_000  # characters of a document of the sample
@@ -46,8 +46,7 @@ def check(texts: Sequence[str], threshold: float, permutations: int = 128, ngram
     0.2 below the threshold.
     """
     tokens = tokenize(pa.array(texts, pa.large_string()))
-    shingles = ngram_hashes(tokens, ngram)
-    sets = [np.unique(shingles.hashes[a:b]) for a, b in pairwise(shingles.offsets)]
+    sets = [_ngrams(tokens.hashes[a:b], ngram) for a, b in pairwise(tokens.offsets)]
     ends = np.cumsum([0, *map(len, sets)])
     first, second, similarity = _similarities(np.concatenate(sets), ends)
     exact = _clusters(len(texts), first[similarity >= threshold], second[similarity >= threshold])
@@ -69,19 +68,28 @@ def check(texts: Sequence[str], threshold: float, permutations: int = 128, ngram
     }
 
 
+def _ngrams(tokens: NDArray[np.uint64], n: int) -> NDArray[np.uint64]:
+    """The distinct runs of n tokens, hashed apart from how the product does it; none of a shorter text."""
+    if len(tokens) < n:
+        return np.empty(0, np.uint64)
+    factors = np.random.default_rng(7).integers(1, 1 << 63, n, np.uint64) * np.uint64(2) + np.uint64(1)
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, n)
+    return np.unique((windows * factors).sum(1, dtype=np.uint64))
+
+
 def _found(signatures: NDArray[np.uint32], threshold: float) -> NDArray[np.int64]:
     """The root of each document, by the functions of the stage near_dedup."""
     banding = choose_bands(threshold, signatures.shape[1])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save(folder / "signatures.npy", signatures)
-        keys = band_keys(signatures, banding.bands, banding.rows)
-        scatter_bands(keys, np.arange(len(signatures), dtype=np.uint64), folder / "bands.npy")
+        chosen = np.ones(len(signatures), bool)
+        scatter_bands(signatures, chosen, 0, (banding.bands, banding.rows), folder / "bands.npy")
         for band in range(banding.bands):
             edges = band_edges([folder / "bands.npy"], [folder / "signatures.npy"], banding, band, 0, 1)
             save(folder / f"edges-{band}.npy", edges)
         components(sorted(folder.glob("edges-*.npy")), [len(signatures)], folder / "roots.npy")
-        return np.load(folder / "roots.npy").astype(np.int64)
+        return np.asarray(np.load(folder / "roots.npy"), np.int64)
 
 
 def _clusters(documents: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -89,7 +97,7 @@ def _clusters(documents: int, first: NDArray[np.int64], second: NDArray[np.int64
         folder = Path(temporary)
         save(folder / "edges.npy", np.stack([first, second], axis=1).astype(np.uint64))
         components([folder / "edges.npy"], [documents], folder / "roots.npy")
-        return np.load(folder / "roots.npy").astype(np.int64)
+        return np.asarray(np.load(folder / "roots.npy"), np.int64)
 
 
 def _pairs(clusters: NDArray[np.int64]) -> int:

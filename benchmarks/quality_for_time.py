@@ -32,7 +32,8 @@ def json_output(command: list[str]) -> dict[str, Any]:
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if result.returncode != 0:
         sys.exit(f"{' '.join(command)} exited with {result.returncode}")
-    return json.loads(result.stdout)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
 
 
 def export_text(run: Path, part: str, target: Path) -> tuple[int, int]:

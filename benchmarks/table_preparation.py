@@ -49,7 +49,8 @@ def last_json(command: list[str]) -> dict[str, Any]:
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if result.returncode != 0:
         sys.exit(f"{' '.join(command)} exited with {result.returncode}")
-    return json.loads(result.stdout.splitlines()[-1] if "\n{" in result.stdout else result.stdout)
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1] if "\n{" in result.stdout else result.stdout)
+    return found
 
 
 def run_groundup(path: Path, work: Path, cleaned: str) -> dict[str, Any]:

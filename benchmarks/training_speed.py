@@ -51,10 +51,12 @@ def last_json(command: list[str], log: Path) -> dict[str, Any]:
     if result.returncode != 0:
         sys.exit(f"{' '.join(command)}\nexited with {result.returncode}:\n{log.read_text()[-3000:]}")
     # Groundup's --json may spread its document over lines; a peer may print lines before its own.
+    found: dict[str, Any]
     try:
-        return json.loads(result.stdout)
+        found = json.loads(result.stdout)
     except json.JSONDecodeError:
-        return json.loads(result.stdout.splitlines()[-1])
+        found = json.loads(result.stdout.splitlines()[-1])
+    return found
 
 
 def run_peer(name: str, mode: Mode, tokens: Path | None, work: Path) -> dict[str, Any]:
@@ -108,12 +110,12 @@ def token_file(prepared: Path) -> Path:
 
 
 def median(runs: list[dict[str, Any]], key: str) -> float:
-    return round(statistics.median(run[key] for run in runs), 1)
+    return round(float(statistics.median(run[key] for run in runs)), 1)
 
 
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Medians over the repeats, and Groundup against the best peer in speed and in memory."""
-    sides = {
+    sides: dict[str, dict[str, Any]] = {
         side: {key: median(of, key) for key in ("tokens_per_second", "peak_memory_mb")} | {"runs": of}
         for side, of in runs.items()
     }
@@ -142,7 +144,7 @@ def machine(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The machine, and what torch says of its CPU as a peer saw it, for torch is not imported here."""
     found = {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count()}
     runs = [run for of in results.values() for side in of["sides"].values() for run in side["runs"]]
-    seen = next((run for run in runs if "cpu_capability" in run), {})
+    seen: dict[str, Any] = next((run for run in runs if "cpu_capability" in run), {})
     return found | {key: seen[key] for key in ("torch", "cpu_capability", "mkldnn_bf16") if key in seen}
 
 
