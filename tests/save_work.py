@@ -12,6 +12,7 @@ from groundup import heartbeat
 from groundup.train import checkpoint
 from groundup.train.loop import train_step
 from groundup.train.manifest import Checkpoints
+from groundup.train.saver import Saver
 from groundup.train.state import TrainState
 from groundup.train.storage import open_storage
 from tests.guard_work import BATCH, CPU, FixedRate, state_of
@@ -47,6 +48,29 @@ def _train_on(state: TrainState, task: Any, recipe: Any) -> list[float]:
         state.step, state.samples = state.step + 1, state.samples + BATCH
         found += [float(result.loss), float(result.grad_norm)]
     return found[:3]
+
+
+def staged_and_written(place: Path, settings: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Of three saves in the background, the first before any step: the bytes of the copy in host memory, and those of
+    the file that this rank wrote. The third is saved once more, as step 9, where torch decides who writes."""
+    state, task, recipe = state_of(settings)
+    checkpoints, group = Checkpoints(open_storage(place)), checkpoint.patient_group()
+    saver, found, addresses = Saver(checkpoints, 9, lambda: None, group), list[tuple[int, int]](), list[set[int]]()
+    for step in range(3):
+        if step:
+            train_step(state, state.samples + BATCH, task, recipe, FixedRate(), CPU)
+        state.step, state.samples = step, step * BATCH
+        saver.start(step, state.tensors(), state.manifest_facts(), background=True)
+        done = saver.finish()
+        assert done is not None
+        assert done.error is None, done.error
+        file = place / checkpoints.data(step) / f"rank-{dist.get_rank()}.bin"
+        staged = sum(buffer.nbytes for buffer in saver.buffers.values())
+        found.append((staged, file.stat().st_size if file.exists() else 0))
+        addresses.append({buffer.data_ptr() for buffer in saver.buffers.values() if buffer.nbytes})
+    assert addresses[1] == addresses[2], "buffers are made once"
+    checkpoint.save(checkpoints, 9, state.tensors(), state.manifest_facts(), 9, group=group, nonce="plain")
+    return found
 
 
 def beats_while_waiting(seconds: float) -> float:
