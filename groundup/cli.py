@@ -205,6 +205,7 @@ def train(target: Target, processes: Processes, restart: bool, allow: tuple[str,
     from groundup.rundir import RunDir
     from groundup.train.identity import refuse_another_recipe
     from groundup.train.signals import interruptible
+    from groundup.train.supersede import refuse_cut_short
 
     if restart:
         raise UserError("nodes that come and go only go on", where="--restart", advice="Give another --run-dir")
@@ -213,6 +214,7 @@ def train(target: Target, processes: Processes, restart: bool, allow: tuple[str,
     course.refuse_unprepared(loaded, run)
     with interruptible(), run.lock(shared=True):
         refuse_misfit(loaded, run, processes)
+        refuse_cut_short(run)
         refuse_another_recipe(loaded, run, allow)
         run.keep(loaded)
         return dict(course.train(loaded, run, allow=allow, processes=processes, began=began).result)

@@ -72,11 +72,13 @@ class Target:
         set aside (`restart`)."""
         from groundup.rundir import RunDir
         from groundup.train.identity import refuse_another_recipe
+        from groundup.train.supersede import finish_setting_aside
 
         loaded = self.load()
         run = RunDir(self.folder(loaded.recipe.name))
         run.make(loaded.recipe.name)
         with run.lock():
+            finish_setting_aside(run)
             if not restart:
                 refuse_another_recipe(loaded, run, allow)
             run.keep(loaded)

@@ -126,12 +126,13 @@ def train(
     from groundup.plan.step import plan_of
     from groundup.train import train as train_step
     from groundup.train.manifest import checkpoints_of
+    from groundup.train.supersede import set_aside
 
     manifest = load_manifest(run)
     plan = plan_of(loaded.recipe, manifest)
     write_atomically(run.path / "plan.json", json.dumps(plan, indent=1))
     if restart:
-        train_step.set_aside(loaded.recipe, run)
+        set_aside(loaded.recipe, run)
     inputs = train_step.inputs(loaded.recipe, manifest["fingerprint"])
 
     def work() -> dict[str, Any]:

@@ -6,7 +6,8 @@ GROUNDUP_FAULTS is a JSON object:
     waits for SECONDS ("wait:SECONDS"). `rank`: only that rank. `once`: a file that is made then; where it is there
     already, nothing happens.
 `nan`: numbers of samples whose loss becomes NaN each time they are trained on.
-`flip`: the same, but only the first time in a process: a fault that passes.
+`spike`: numbers of samples of text whose labels become token 0 each time: a spike of a trained model's gradient.
+`flip`: as `nan`, but only the first time in a process: a fault that passes.
 `fetched`: a folder; each process writes there which samples it was given, and a hash of them.
 """
 

@@ -1,11 +1,18 @@
-"""Small models and a tokenizer for the tests of the engine and the server."""
+"""Small models, a tokenizer and a server for the tests of the engine and the server."""
 
 from __future__ import annotations
 
 import json
+import os
 import queue
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 
 from groundup.data.tokens.tokenizer import Tokenizer
@@ -16,6 +23,14 @@ from groundup.models.decoder import Decoder, build_decoder
 from groundup.models.huggingface import published_tensors, save_weights, to_config
 from groundup.recipe.model import Model
 
+CONTEXT = 4096
+SLOTS, MAX_WAITING = 2, 3
+PROGRAM = """
+import sys
+from pathlib import Path
+from groundup.deploy.server import serve
+serve(Path(sys.argv[1]), port=0, slots=int(sys.argv[2]), max_waiting=int(sys.argv[3]), device="cpu")
+"""
 TEXT = "The quick brown fox jumps over the lazy dog. Größe, naïve, 日本語の文字, 😀 and 🎉!\n"
 VOCABULARY = 320
 # A large range, so that a model without training has its preferences and repeats no single token.
@@ -72,3 +87,32 @@ class Running:
     @property
     def text(self) -> str:
         return "".join(event.text for event in self.seen)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On a busy machine, threads that wait for each other take longer than these small products."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server of its own, and its address as it says it on standard error."""
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(SLOTS), str(MAX_WAITING)]
+    root = str(Path(__file__).parents[1])
+    # One thread: on a busy machine, threads that wait for each other take longer than these small products.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stderr is not None
+        try:
+            line = server.stderr.readline()
+            found = re.fullmatch(r"Serving tiny at (http://127\.0\.0\.1:\d+)/ \(Ctrl-C to stop\)\n", line)
+            assert found, line + server.stderr.read()
+            yield server, found[1]
+        finally:
+            server.kill()

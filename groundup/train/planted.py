@@ -20,9 +20,9 @@ from groundup.tasks.task import Task
 
 def planted(task: Task) -> Task:
     """The task, with the faults that are asked for in its training stream."""
-    always, once = set(faults.asked("nan") or ()), set(faults.asked("flip") or ())
+    always, once, large = (set(faults.asked(kind) or ()) for kind in ("nan", "flip", "spike"))
     folder = faults.asked("fetched")
-    if not (always or once or folder):
+    if not (always or once or large or folder):
         return task
     fetch = task.batch
 
@@ -33,6 +33,8 @@ def planted(task: Task) -> Task:
         here = set(range(start, stop))
         hit = (always | once) & here
         once.difference_update(here)
+        if large & here:
+            found = _mislabelled(found, (number - start for number in large & here))
         return _spoilt(found, (number - start for number in hit)) if hit else found
 
     task.batch = batch  # type: ignore[method-assign]
@@ -44,6 +46,13 @@ def _spoilt(batch: Any, rows: Iterable[int]) -> Any:
     weights: Tensor = getattr(batch, name).clone()
     weights[list(rows)] = torch.nan
     return replace(batch, **{name: weights})
+
+
+def _mislabelled(batch: Batch, rows: Iterable[int]) -> Batch:
+    """Token 0 is the byte 0, which texts don't hold, so that a model soon learns not to expect it."""
+    labels_BL = batch.labels_BL.clone()
+    labels_BL[list(rows)] = 0
+    return replace(batch, labels_BL=labels_BL)
 
 
 def digest(batch: Any) -> str:

@@ -20,6 +20,7 @@ from groundup.parallel.collectives import agreed
 from groundup.train.blocks import Block, block
 from groundup.train.checkpoint import save
 from groundup.train.manifest import Checkpoints
+from groundup.train.shares import Shares
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Saver:
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self.checkpoints, self.keep_last, self.check, self.group = checkpoints, keep_last, check, group
+        self.shares = Shares(group)
         self.buffers: dict[str, Tensor] = {}
         self.thread: threading.Thread | None = None
         self.running: Saved | None = None
@@ -56,6 +58,7 @@ class Saver:
         assert self.running is None
         start = time.perf_counter()
         nonce = agreed(lambda: uuid.uuid4().hex[:8])
+        tensors = self.shares.of(tensors)
         if background:
             tensors = self._staged(tensors)
         self.waiting = False
@@ -86,8 +89,9 @@ class Saver:
         running.stall = time.perf_counter() - start
 
     def _staged(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Copies in host memory. The buffers are made once."""
+        """Copies in host memory. The buffers are made once, as long as this rank writes the same."""
         found = {}
+        self.buffers = {name: buffer for name, buffer in self.buffers.items() if name in tensors}
         for name, tensor in tensors.items():
             held = tensor.held if isinstance(tensor, Block) else tensor
             buffer = self.buffers.get(name)

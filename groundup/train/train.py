@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch.distributed as dist
 
 from groundup import heartbeat
 from groundup.console import Bar, say, size, span
-from groundup.errors import Interrupted, UserError
+from groundup.errors import Interrupted
 from groundup.lineage import lineage
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler, product_dtype
@@ -49,24 +48,6 @@ def inputs(recipe: Recipe, data_fingerprint: str) -> str:
     train = recipe.train.model_dump(mode="json", exclude={"time_limit"})
     sections = [recipe.model.model_dump(), recipe.optim.model_dump(), train, recipe.guard.model_dump()]
     return fingerprint([sections, recipe.seed, data_fingerprint])
-
-
-def set_aside(recipe: Recipe, run: RunDir) -> None:
-    """Move checkpoints and metrics of an earlier training out of the way; nothing is deleted.
-
-    Raises UserError where the recipe has checkpoints elsewhere, and some are there.
-    """
-    if recipe.checkpoint.place is not None and checkpoints_of(recipe, run).complete():
-        raise UserError(
-            "checkpoints of an earlier training are here",
-            where=recipe.checkpoint.place,
-            advice="Give another checkpoint.place, or remove them",
-        )
-    old = run.path / "superseded" / time.strftime("%Y%m%d-%H%M%S")
-    for path in (run.checkpoints, run.metrics, run.path / "tensorboard", run.path / "steps" / "train.json"):
-        if path.exists():
-            old.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, old / path.name)
 
 
 OnValidation = Callable[[TrainState, dict[str, float]], None]
