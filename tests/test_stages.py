@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from groundup.data.documents import shards
+from groundup.data.documents import iterate_texts, shards
 from groundup.data.execute.task import Done, Task, perform
 from groundup.data.explain.funnel import funnel
 from groundup.data.explain.why import as_text, why
@@ -301,6 +301,36 @@ def test_why_and_look_tell_what_cleaning_did(tmp_path: Path) -> None:
     page = data({"data": manifest, "look": look})
     for words in ("too_short", "personal_email", "Planted beside the data", "stand in the training part"):
         assert words in str(page)
+
+
+def test_c4_takes_lines_out_of_pages_and_drops_pages(tmp_path: Path) -> None:
+    english = passages(40)
+    dice = random.Random(1)
+    chinese = ["".join(dice.choices("清晨的港口十分安静码头上没有人看见那艘船", k=24)) + "。" for _ in range(8)]
+    menu = ["Home", "Log in or sign up now", "Please enable JavaScript to go on.", "We use cookies on all our pages."]
+    pages = {
+        "english": "\n".join([*menu[:2], english[0], *menu[2:], "Read on..."]),
+        "chinese": "\n".join(["首页", "登录以后可以评论", *chinese, "好。"]),
+        "menu": "\n".join(menu),
+        "short": "\n".join([*menu, *english[1].split("\n")[:4]]),
+        "code": english[2] + "\nThe body is { and } as always.",
+        "filler": english[3] + "\nAnd then comes Lorem Ipsum, as always.",
+    }
+    write(tmp_path / "a.jsonl", [*pages.values(), *english[4:]])
+    settings = ('data.filters=["c4"]', 'data.personal="mask"')
+    manifest, run = prepare(tmp_path, *settings)
+    found = [reasons(run)[f"a/a.jsonl#{row}"] for row in range(len(pages))]
+    assert found == [
+        *(None, None, "no_line_left", "c4.sentences_min"),
+        *("c4.curly_bracket_lines_max", "c4.lorem_ipsum_lines_max"),
+    ]
+    texts = dict(text for part in ("train", "validation") for text in iterate_texts(run, part))
+    assert texts["a/a.jsonl#0"] == english[0]
+    assert texts["a/a.jsonl#1"] == "\n".join(chinese)
+    assert [texts[f"a/a.jsonl#{row}"] for row in range(6, 42)] == english[4:]
+    assert manifest["taken_out"]["lines"] == 5 + 3 + 4
+    assert why(run, language(tmp_path, *settings), "a/a.jsonl#0")["taken_out"] == {"lines": 5}
+    assert why(run, language(tmp_path, *settings), "a/a.jsonl#2")["beginning"] == pages["menu"]
 
 
 def test_a_new_file_before_others_makes_its_own_shard_only(tmp_path: Path) -> None:

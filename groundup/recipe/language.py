@@ -86,7 +86,9 @@ class Data(Section):
         "keep", description="e-mail and IP addresses, phone, card and identity numbers: mask them, or drop the document"
     )
     min_document_chars: int = Field(1, ge=0, description="drop cleaned documents shorter than this")
-    filters: list[Filter] = Field(default_factory=list, description="the rules of published pipelines")
+    filters: list[Filter] = Field(
+        default_factory=list, description="the rules of published pipelines; `c4` takes lines out of documents too"
+    )
     rules: list[Rule] = Field(default_factory=list, description="rules of your own over tags")
     taggers: list[str] = Field(
         default_factory=list, description="tags of your own: FILE.py:FUNCTION, MODULE:FUNCTION or a model file"
