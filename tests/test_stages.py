@@ -18,7 +18,7 @@ from groundup.data.explain.funnel import funnel
 from groundup.data.explain.why import as_text, why
 from groundup.data.stages.run import Stages
 from groundup.data.stages.tokenize import gather
-from groundup.errors import UserError
+from groundup.errors import RecipeError, UserError
 from groundup.report.data_section import data
 from tests.preparing import dropped, language, passage, passages, prepare, reasons, write
 
@@ -178,6 +178,36 @@ def test_a_document_of_repeated_paragraphs_alone_is_dropped(tmp_path: Path) -> N
     assert (told["stage"], told["reason"]) == ("paragraph_dedup", "repeated_paragraphs")
     cut = why(run, language(tmp_path, *settings), "a/a.jsonl#42")
     assert (cut["kept"], cut["paragraphs_cut"], cut["bytes_cut"]) == (True, 1, len(shared))
+
+
+def test_repeated_lines_are_cut_out_of_documents(tmp_path: Path) -> None:
+    texts = passages(40)
+    notice = "All content on this site is subject to change without notice"
+    first, *_, last = texts[3].split("\n")
+    texts[5] = f"{notice}\n{texts[5]}"
+    texts[6] = f"{texts[6]}\n\n{notice}\n\nA line of its own that nobody else has."
+    texts += [f"{notice}\n{first}\n{last}", f"Ends.\n{notice}"]
+    write(tmp_path / "a.jsonl", texts)
+    settings = ("data.duplicate_lines=30", "data.duplicate_paragraphs=30")
+    with pytest.raises(RecipeError, match="either duplicate_lines or duplicate_paragraphs"):
+        prepare(tmp_path, *settings)
+    # What the other unit left behind is of no account.
+    manifest, _ = prepare(tmp_path, settings[1])
+    assert manifest["stages"][-3]["name"] == "paragraph_dedup"
+    manifest, run = prepare(tmp_path, settings[0], 'data.validation_overlap="keep"')
+    assert dropped(manifest, "line_dedup") == {"repeated_lines": 1}
+    assert not (run.stages / "paragraph_dedup").exists()
+    told = [why(run, language(tmp_path, settings[0]), f"a/a.jsonl#{row}") for row in (5, 6, 40, 41)]
+    assert [(t["stage"], t["reason"], t["lines_cut"]) for t in told] == [
+        *((None, None, 0), (None, None, 1), ("line_dedup", "repeated_lines", 3), (None, None, 1)),
+    ]
+    assert told[1]["bytes_cut"] == len(f"{notice}\n\n")
+    assert f"1 lines seen before are cut out, {len(notice)} bytes" in as_text(told[3])
+    rows = [row for file in (run.data / "tokens").glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    sizes = {row["id"]: row["bytes"] for row in rows}
+    assert sizes["a/a.jsonl#6"] == len(texts[6]) - len(f"{notice}\n\n")
+    assert sizes["a/a.jsonl#41"] == len("Ends.\n")
+    assert "a/a.jsonl#40" not in sizes
 
 
 @pytest.mark.parametrize("fraction", ["0.0001", "0.9999"])

@@ -97,6 +97,9 @@ class Data(Section):
     duplicate_paragraphs: PositiveInt | None = Field(
         None, description="drop paragraphs of at least so many characters that were seen before; default: keep them"
     )
+    duplicate_lines: PositiveInt | None = Field(
+        None, description="drop lines of at least so many characters that were seen before; default: keep them"
+    )
     near_duplicates: NearDuplicates | None = Field(None, description=NearDuplicates.__doc__)
     decontaminate: Decontamination | None = Field(None, description=Decontamination.__doc__)
     recall_check: bool = Field(

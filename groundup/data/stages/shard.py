@@ -60,8 +60,9 @@ class Shard:
 
     def decisions(self, columns: list[str] | None = None) -> pa.Table:
         """The last word on each document, once all stages are done."""
-        last = self.file("paragraph_dedup", "decisions.parquet")
-        return self.table("paragraph_dedup" if last.exists() else "split", "decisions.parquet", columns)
+        last = ("paragraph_dedup", "line_dedup", "split")
+        stage = next(stage for stage in last if self.file(stage, "decisions.parquet").exists())
+        return self.table(stage, "decisions.parquet", columns)
 
     def table(self, stage: str, file: str, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(self.file(stage, file), columns=columns, use_threads=False)
