@@ -210,6 +210,28 @@ def test_repeated_lines_are_cut_out_of_documents(tmp_path: Path) -> None:
     assert "a/a.jsonl#40" not in sizes
 
 
+def test_what_many_documents_have_in_common_condemns_none_of_them(tmp_path: Path) -> None:
+    licence = "permission is hereby granted free of charge to any person obtaining a copy of this work and its files"
+    exam = ["what has one to know of the " + " ".join(f"secret{n}-{k}" for k in range(12)) for n in range(3)]
+    texts = [f"{text}\n{licence}." for text in passages(130)]
+    texts += [f"{text}\n{exam[0]}" for text in passages(5, seed=2)]
+    # Copies of one document are one.
+    texts += [passages(1, seed=3)[0] + f"\n{exam[1]}"] * 120 + passages(20, seed=4)
+    write(tmp_path / "a.jsonl", texts)
+    write(tmp_path / "exam.jsonl", [*exam, licence])
+    manifest, run = prepare(tmp_path, DECONTAMINATE)
+    assert dropped(manifest, "decontaminate") == {"contaminated:exam.jsonl": 6}
+    told = manifest["evaluations"]
+    assert told["sets"] == [{"name": "exam.jsonl", "items": 4, "found": 2, "unmatched": 1}]
+    assert (told["in_many_items"], told["in_many_documents"]) == (0, len(licence.split()) - 12)
+    assert why(run, language(tmp_path), "a/a.jsonl#0")["evaluations"]["item"] is None
+    signed = {file: file.stat().st_mtime_ns for file in run.stages.glob("contaminate/*/matches.parquet")}
+    setting = DECONTAMINATE.replace("{", "{common_documents=1.0,")
+    manifest, _ = prepare(tmp_path, setting)
+    assert dropped(manifest, "decontaminate") == {"contaminated:exam.jsonl": 136}
+    assert {file: file.stat().st_mtime_ns for file in signed} == signed
+
+
 @pytest.mark.parametrize("fraction", ["0.0001", "0.9999"])
 def test_a_small_corpus_has_both_parts(tmp_path: Path, fraction: str) -> None:
     write(tmp_path / "a.jsonl", passages(12))

@@ -63,7 +63,13 @@ class Decontamination(Section):
     ngram: PositiveInt = Field(13, description="words of an n-gram; characters in Chinese, Japanese and Korean")
     share: Fraction = Field(0.5, description="drop a document with this share of an item's n-grams or more")
     common: PositiveInt = Field(
-        10, description="an n-gram in more evaluation items than this is common and condemns no document"
+        10,
+        description="an n-gram in more different evaluation texts than this, or in more items than this and half of a "
+        "file's, is common and condemns no document",
+    )
+    common_documents: Fraction = Field(
+        0.01,
+        description="so is an n-gram in more than this share of the documents, and in more than 100 of them; 1: none",
     )
 
 

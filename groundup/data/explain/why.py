@@ -98,8 +98,8 @@ def _told(shard: Shard, row: int, recipe: LanguageRecipe) -> dict[str, Any]:
         tags = shard.table("tag", "tags.parquet").slice(row, 1).to_pylist()[0]
         found["tags"] = tags
         found["rules"] = [verdict._asdict() for verdict in explain(filter.rules(recipe.data), tags)]
-    if shard.file("contaminate", "hits.parquet").exists():
-        found["evaluations"] = shard.table("contaminate", "hits.parquet").slice(row, 1).to_pylist()[0]
+    if shard.file("contaminated", "hits.parquet").exists():
+        found["evaluations"] = shard.table("contaminated", "hits.parquet").slice(row, 1).to_pylist()[0]
     return found
 
 

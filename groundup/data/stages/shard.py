@@ -73,6 +73,15 @@ class Shard:
             for group in range(file.metadata.num_row_groups):
                 yield from file.read_row_group(group, columns=columns, use_threads=False).combine_chunks().to_batches()
 
+    def left(self, filtered: bool, repeats: int) -> NDArray[np.bool_]:
+        """Which documents neither a rule nor exact_dedup drops, bool [N]. `filtered`: whether there are rules;
+        `repeats`: partitions of exact_dedup, 0 where it is off."""
+        left = np.ones(self.rows, bool)
+        if filtered:
+            left &= np.asarray(self.array("filter", "reasons.npy")) < 0
+        left[self.pairs("exact_dedup", repeats)[0]] = False
+        return left
+
     def result(self, stage: str) -> dict[str, Any]:
         """What the stage's task returned."""
         found: dict[str, Any] = json.loads(self.file(stage, "manifest.json").read_bytes())["result"]
