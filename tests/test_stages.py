@@ -149,6 +149,32 @@ def test_of_a_cluster_one_without_contamination_stays(tmp_path: Path, keep: str)
     assert (found["a/a.jsonl#40"], found["a/a.jsonl#41"]) == ("near_duplicate", None)
 
 
+def test_a_tagger_may_know_nothing_of_many_texts(tmp_path: Path) -> None:
+    """The shard has several batches of texts, of the first of which the tagger knows nothing."""
+    texts = [f"{text}\n{'x ' * 50_000}" for text in passages(120)]
+    write(tmp_path / "a.jsonl", [*texts[:60], *(f"MARK {text}" for text in texts[60:])])
+    code = "def tag(texts):\n    return {'mark': [2.0 if 'MARK' in t else None for t in texts]}\n"
+    (tmp_path / "mine.py").write_text(code)
+    settings = ('data.taggers=["mine.py:tag"]', 'data.rules=[{tag="mark", max=1}]', "data.recall_check=false")
+    manifest, run = prepare(tmp_path, *settings)
+    assert dropped(manifest, "filter") == {"mark_max_1": 60}
+    assert [n for n, reason in enumerate(reasons(run).values()) if reason] == list(range(60, 120))
+
+
+def test_a_tagger_that_changes_its_mind_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [text + " x" * 100_000 for text in passages(60)])
+    settings = ('data.taggers=["mine.py:tag"]', "data.recall_check=false")
+    beginning = "calls = []\n\ndef tag(texts):\n    calls.append(1)\n    first = len(calls) < 3\n"
+    for end, said in (
+        ("return {'a': [1 if first else 'one' for t in texts]}", "'a' is double of some texts and string of others"),
+        ("return {'a' if first else 'b': [1] * len(texts)}", "not all texts get the same tags: a, b"),
+    ):
+        name = f"mine{len(end)}.py"
+        (tmp_path / name).write_text(f"{beginning}    {end}\n")
+        with pytest.raises(UserError, match=said):
+            prepare(tmp_path, settings[0].replace("mine.py", name), settings[1])
+
+
 def test_unknown_tags_are_told_before_anything_is_read(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", passages(5))
     with pytest.raises(UserError, match=r"keep: 'wrods' is no tag with numbers.*Did you mean 'words'"):
