@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from groundup.data.clean.lines import LINE_RULES, drop_lines
 from groundup.data.clean.mojibake import mend
-from groundup.data.clean.text import clean, clean_texts
+from groundup.data.clean.text import C4, clean, clean_texts
+from tests.slow_statistics import c4
 
 SPACES = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
 PIECES = st.sampled_from(
@@ -77,6 +78,25 @@ def test_lines_are_dropped_as_the_definition_says(texts: list[str], rules: froze
         clean(t).count("\n") - drop_lines(clean(t), rules).count("\n") for t in texts if drop_lines(clean(t), rules)
     )
     assert sum(result.lines.values()) >= kept
+
+
+C4_PIECES = st.sampled_from(
+    [
+        *(" and so on", "a b c.", "one two three", '"', "'", ".", "...", "!", "[12]", "[edit]", " ", "{", "x" * 1001),
+        *("Lorem Ipsum", "JavaScript", "use cookies", "privacy policy", "我们", "你好吗", "。", "？", "」", "\u0301"),
+    ]
+)
+
+
+@settings(deadline=None, max_examples=400)
+@example(texts=["Home\n\nThe old harbour was quiet.\n\n\n\nLog in\n\nNobody spoke much [12]", "首页\n我很好。\n好。"])
+@given(texts=st.lists(st.lists(st.one_of(C4_PIECES, PIECES), max_size=14).map("".join), max_size=4))
+def test_the_lines_of_c4_are_those_of_its_definition(texts: list[str]) -> None:
+    def kept(line: str) -> bool:
+        return not line.strip() or c4(line)[0] != "drop"
+
+    expected = [clean("\n".join(filter(kept, clean(text).split("\n")))) for text in texts]
+    assert clean_texts(array(texts), frozenset({C4})).texts.to_pylist() == expected
 
 
 def test_dropped_lines_are_counted_by_rule() -> None:

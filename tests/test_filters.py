@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import struct
 from pathlib import Path
 from typing import Any
@@ -358,3 +359,26 @@ def test_a_fasttext_model_gives_label_and_score(tmp_path: Path) -> None:
     (tmp_path / "none.bin").write_bytes(b"no model")
     with pytest.raises(UserError, match="fastText model"):
         load("none.bin", tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["bin", "ftz"])
+def test_a_model_that_fasttext_trained_is_taken(tmp_path: Path, ending: str) -> None:
+    fasttext = pytest.importorskip("fasttext")
+    if not hasattr(fasttext, "train_supervised"):
+        pytest.skip("this package of fastText doesn't train")
+    dice = random.Random(1)
+    words = {
+        "sun": ["sunny", "warm", "bright", "summer", "garden"],
+        "rain": ["rain", "cold", "dark", "winter", "storm"],
+    }
+    lines = [f"__label__{label} {' '.join(dice.choices(those, k=8))}\n" for label, those in words.items()] * 200
+    (tmp_path / "train.txt").write_text("".join(lines))
+    options = {"dim": 4, "epoch": 20, "thread": 1, "verbose": 0, "minn": 2, "maxn": 4, "bucket": 1000, "wordNgrams": 2}
+    model = fasttext.train_supervised(str(tmp_path / "train.txt"), **options)
+    if ending == "ftz":
+        model.quantize(input=str(tmp_path / "train.txt"), retrain=False)
+    model.save_model(str(tmp_path / f"weather.{ending}"))
+    table = custom_tags(load(f"weather.{ending}", tmp_path), texts_of("a sunny\nwarm garden", "cold rain"))
+    assert table["weather_label"].to_pylist() == ["sun", "rain"]
+    assert min(table["weather_score"].to_pylist()) > 0.6
+    assert decide([Rule(tag="weather_label", any_of=["sun"])], table).to_pylist() == [None, "weather_label_any_of"]

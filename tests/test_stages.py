@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from groundup.data.documents import shards
+from groundup.data.documents import iterate_texts, shards
 from groundup.data.execute.task import Done, Task, perform
 from groundup.data.explain.funnel import funnel
 from groundup.data.explain.why import as_text, why
 from groundup.data.stages.run import Stages
 from groundup.data.stages.tokenize import gather
-from groundup.errors import UserError
+from groundup.errors import RecipeError, UserError
 from groundup.report.data_section import data
 from tests.preparing import dropped, language, passage, passages, prepare, reasons, write
 
@@ -149,6 +149,32 @@ def test_of_a_cluster_one_without_contamination_stays(tmp_path: Path, keep: str)
     assert (found["a/a.jsonl#40"], found["a/a.jsonl#41"]) == ("near_duplicate", None)
 
 
+def test_a_tagger_may_know_nothing_of_many_texts(tmp_path: Path) -> None:
+    """The shard has several batches of texts, of the first of which the tagger knows nothing."""
+    texts = [f"{text}\n{'x ' * 50_000}" for text in passages(120)]
+    write(tmp_path / "a.jsonl", [*texts[:60], *(f"MARK {text}" for text in texts[60:])])
+    code = "def tag(texts):\n    return {'mark': [2.0 if 'MARK' in t else None for t in texts]}\n"
+    (tmp_path / "mine.py").write_text(code)
+    settings = ('data.taggers=["mine.py:tag"]', 'data.rules=[{tag="mark", max=1}]', "data.recall_check=false")
+    manifest, run = prepare(tmp_path, *settings)
+    assert dropped(manifest, "filter") == {"mark_max_1": 60}
+    assert [n for n, reason in enumerate(reasons(run).values()) if reason] == list(range(60, 120))
+
+
+def test_a_tagger_that_changes_its_mind_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [text + " x" * 100_000 for text in passages(60)])
+    settings = ('data.taggers=["mine.py:tag"]', "data.recall_check=false")
+    beginning = "calls = []\n\ndef tag(texts):\n    calls.append(1)\n    first = len(calls) < 3\n"
+    for end, said in (
+        ("return {'a': [1 if first else 'one' for t in texts]}", "'a' is double of some texts and string of others"),
+        ("return {'a' if first else 'b': [1] * len(texts)}", "not all texts get the same tags: a, b"),
+    ):
+        name = f"mine{len(end)}.py"
+        (tmp_path / name).write_text(f"{beginning}    {end}\n")
+        with pytest.raises(UserError, match=said):
+            prepare(tmp_path, settings[0].replace("mine.py", name), settings[1])
+
+
 def test_unknown_tags_are_told_before_anything_is_read(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", passages(5))
     with pytest.raises(UserError, match=r"keep: 'wrods' is no tag with numbers.*Did you mean 'words'"):
@@ -178,6 +204,58 @@ def test_a_document_of_repeated_paragraphs_alone_is_dropped(tmp_path: Path) -> N
     assert (told["stage"], told["reason"]) == ("paragraph_dedup", "repeated_paragraphs")
     cut = why(run, language(tmp_path, *settings), "a/a.jsonl#42")
     assert (cut["kept"], cut["paragraphs_cut"], cut["bytes_cut"]) == (True, 1, len(shared))
+
+
+def test_repeated_lines_are_cut_out_of_documents(tmp_path: Path) -> None:
+    texts = passages(40)
+    notice = "All content on this site is subject to change without notice"
+    first, *_, last = texts[3].split("\n")
+    texts[5] = f"{notice}\n{texts[5]}"
+    texts[6] = f"{texts[6]}\n\n{notice}\n\nA line of its own that nobody else has."
+    texts += [f"{notice}\n{first}\n{last}", f"Ends.\n{notice}"]
+    write(tmp_path / "a.jsonl", texts)
+    settings = ("data.duplicate_lines=30", "data.duplicate_paragraphs=30")
+    with pytest.raises(RecipeError, match="either duplicate_lines or duplicate_paragraphs"):
+        prepare(tmp_path, *settings)
+    # What the other unit left behind is of no account.
+    manifest, _ = prepare(tmp_path, settings[1])
+    assert manifest["stages"][-3]["name"] == "paragraph_dedup"
+    manifest, run = prepare(tmp_path, settings[0], 'data.validation_overlap="keep"')
+    assert dropped(manifest, "line_dedup") == {"repeated_lines": 1}
+    assert not (run.stages / "paragraph_dedup").exists()
+    told = [why(run, language(tmp_path, settings[0]), f"a/a.jsonl#{row}") for row in (5, 6, 40, 41)]
+    assert [(t["stage"], t["reason"], t["lines_cut"]) for t in told] == [
+        *((None, None, 0), (None, None, 1), ("line_dedup", "repeated_lines", 3), (None, None, 1)),
+    ]
+    assert told[1]["bytes_cut"] == len(f"{notice}\n\n")
+    assert f"1 lines seen before are cut out, {len(notice)} bytes" in as_text(told[3])
+    rows = [row for file in (run.data / "tokens").glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    sizes = {row["id"]: row["bytes"] for row in rows}
+    assert sizes["a/a.jsonl#6"] == len(texts[6]) - len(f"{notice}\n\n")
+    assert sizes["a/a.jsonl#41"] == len("Ends.\n")
+    assert "a/a.jsonl#40" not in sizes
+
+
+def test_what_many_documents_have_in_common_condemns_none_of_them(tmp_path: Path) -> None:
+    licence = "permission is hereby granted free of charge to any person obtaining a copy of this work and its files"
+    exam = ["what has one to know of the " + " ".join(f"secret{n}-{k}" for k in range(12)) for n in range(3)]
+    texts = [f"{text}\n{licence}." for text in passages(130)]
+    texts += [f"{text}\n{exam[0]}" for text in passages(5, seed=2)]
+    # Copies of one document are one.
+    texts += [passages(1, seed=3)[0] + f"\n{exam[1]}"] * 120 + passages(20, seed=4)
+    write(tmp_path / "a.jsonl", texts)
+    write(tmp_path / "exam.jsonl", [*exam, licence])
+    manifest, run = prepare(tmp_path, DECONTAMINATE)
+    assert dropped(manifest, "decontaminate") == {"contaminated:exam.jsonl": 6}
+    told = manifest["evaluations"]
+    assert told["sets"] == [{"name": "exam.jsonl", "items": 4, "found": 2, "unmatched": 1}]
+    assert (told["in_many_items"], told["in_many_documents"]) == (0, len(licence.split()) - 12)
+    assert why(run, language(tmp_path), "a/a.jsonl#0")["evaluations"]["item"] is None
+    signed = {file: file.stat().st_mtime_ns for file in run.stages.glob("contaminate/*/matches.parquet")}
+    setting = DECONTAMINATE.replace("{", "{common_documents=1.0,")
+    manifest, _ = prepare(tmp_path, setting)
+    assert dropped(manifest, "decontaminate") == {"contaminated:exam.jsonl": 136}
+    assert {file: file.stat().st_mtime_ns for file in signed} == signed
 
 
 @pytest.mark.parametrize("fraction", ["0.0001", "0.9999"])
@@ -301,6 +379,36 @@ def test_why_and_look_tell_what_cleaning_did(tmp_path: Path) -> None:
     page = data({"data": manifest, "look": look})
     for words in ("too_short", "personal_email", "Planted beside the data", "stand in the training part"):
         assert words in str(page)
+
+
+def test_c4_takes_lines_out_of_pages_and_drops_pages(tmp_path: Path) -> None:
+    english = passages(40)
+    dice = random.Random(1)
+    chinese = ["".join(dice.choices("清晨的港口十分安静码头上没有人看见那艘船", k=24)) + "。" for _ in range(8)]
+    menu = ["Home", "Log in or sign up now", "Please enable JavaScript to go on.", "We use cookies on all our pages."]
+    pages = {
+        "english": "\n".join([*menu[:2], english[0], *menu[2:], "Read on..."]),
+        "chinese": "\n".join(["首页", "登录以后可以评论", *chinese, "好。"]),
+        "menu": "\n".join(menu),
+        "short": "\n".join([*menu, *english[1].split("\n")[:4]]),
+        "code": english[2] + "\nThe body is { and } as always.",
+        "filler": english[3] + "\nAnd then comes Lorem Ipsum, as always.",
+    }
+    write(tmp_path / "a.jsonl", [*pages.values(), *english[4:]])
+    settings = ('data.filters=["c4"]', 'data.personal="mask"')
+    manifest, run = prepare(tmp_path, *settings)
+    found = [reasons(run)[f"a/a.jsonl#{row}"] for row in range(len(pages))]
+    assert found == [
+        *(None, None, "no_line_left", "c4.sentences_min"),
+        *("c4.curly_bracket_lines_max", "c4.lorem_ipsum_lines_max"),
+    ]
+    texts = dict(text for part in ("train", "validation") for text in iterate_texts(run, part))
+    assert texts["a/a.jsonl#0"] == english[0]
+    assert texts["a/a.jsonl#1"] == "\n".join(chinese)
+    assert [texts[f"a/a.jsonl#{row}"] for row in range(6, 42)] == english[4:]
+    assert manifest["taken_out"]["lines"] == 5 + 3 + 4
+    assert why(run, language(tmp_path, *settings), "a/a.jsonl#0")["taken_out"] == {"lines": 5}
+    assert why(run, language(tmp_path, *settings), "a/a.jsonl#2")["beginning"] == pages["menu"]
 
 
 def test_a_new_file_before_others_makes_its_own_shard_only(tmp_path: Path) -> None:

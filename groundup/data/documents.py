@@ -19,7 +19,7 @@ def shards(root: Path) -> Iterator[Shard]:
 
 
 def iterate_texts(run: RunDir, split: str) -> Iterator[tuple[str, str]]:
-    """(id, text) of the documents of a part, in order, before paragraphs that repeat are left out."""
+    """(id, text) of the documents of a part, in order, before lines or paragraphs that repeat are left out."""
     for shard in shards(run.stages):
         for batch in texts(shard, split, ["id", "text"], None):
             yield from zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True)

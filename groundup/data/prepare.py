@@ -161,9 +161,10 @@ def _stages(loaded: LoadedRecipe, stages: Stages, slices: Sequence[tuple[int, Sl
     split = stages.run(decide.split_tasks(limit, leaked.output, data.validation_overlap, done, drawn), "split")
     decide.account(stages, judged.dropping, drawn, split)
     left = tokenize.Texts(split)
-    if data.duplicate_paragraphs is not None:
-        left = tokenize.Texts(*passages.run(stages, data.duplicate_paragraphs, done, split, memory))
-        passages.account(stages, split, left.parts)
+    for unit, shortest in (("line", data.duplicate_lines), ("paragraph", data.duplicate_paragraphs)):
+        if shortest is not None:
+            left = tokenize.Texts(*passages.run(stages, unit, shortest, done, split, memory))
+            passages.account(stages, unit, split, left.parts)
     _check_parts(stages, left.parts)
     task = tokenize.tokenizer_task(recipe.tokenizer, recipe.seed, left)
     tokenizer = stages.run([task], "train_tokenizer")[0]

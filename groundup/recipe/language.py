@@ -63,7 +63,13 @@ class Decontamination(Section):
     ngram: PositiveInt = Field(13, description="words of an n-gram; characters in Chinese, Japanese and Korean")
     share: Fraction = Field(0.5, description="drop a document with this share of an item's n-grams or more")
     common: PositiveInt = Field(
-        10, description="an n-gram in more evaluation items than this is common and condemns no document"
+        10,
+        description="an n-gram in more different evaluation texts than this, or in more items than this and half of a "
+        "file's, is common and condemns no document",
+    )
+    common_documents: Fraction = Field(
+        0.01,
+        description="so is an n-gram in more than this share of the documents, and in more than 100 of them; 1: none",
     )
 
 
@@ -86,7 +92,9 @@ class Data(Section):
         "keep", description="e-mail and IP addresses, phone, card and identity numbers: mask them, or drop the document"
     )
     min_document_chars: int = Field(1, ge=0, description="drop cleaned documents shorter than this")
-    filters: list[Filter] = Field(default_factory=list, description="the rules of published pipelines")
+    filters: list[Filter] = Field(
+        default_factory=list, description="the rules of published pipelines; `c4` takes lines out of documents too"
+    )
     rules: list[Rule] = Field(default_factory=list, description="rules of your own over tags")
     taggers: list[str] = Field(
         default_factory=list, description="tags of your own: FILE.py:FUNCTION, MODULE:FUNCTION or a model file"
@@ -94,6 +102,9 @@ class Data(Section):
     deduplicate: bool = Field(True, description="drop documents whose cleaned text was seen before")
     duplicate_paragraphs: PositiveInt | None = Field(
         None, description="drop paragraphs of at least so many characters that were seen before; default: keep them"
+    )
+    duplicate_lines: PositiveInt | None = Field(
+        None, description="drop lines of at least so many characters that were seen before; default: keep them"
     )
     near_duplicates: NearDuplicates | None = Field(None, description=NearDuplicates.__doc__)
     decontaminate: Decontamination | None = Field(None, description=Decontamination.__doc__)

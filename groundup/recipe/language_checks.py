@@ -120,6 +120,13 @@ def _batch(recipe: LanguageRecipe) -> Iterator[Problem]:
 
 def _data(recipe: LanguageRecipe) -> Iterator[Problem]:
     yield from rule_problems(recipe.data.rules)
+    if recipe.data.duplicate_lines is not None and recipe.data.duplicate_paragraphs is not None:
+        yield Problem(
+            ("data", "duplicate_lines"),
+            "repeated paragraphs are cut out already",
+            "either duplicate_lines or duplicate_paragraphs",
+            (("data", "duplicate_paragraphs"),),
+        )
     names = [source.name for source in recipe.data.sources if source.name is not None]
     weighted = [source.weight is not None for source in recipe.data.sources]
     if any(weighted) and not all(weighted):

@@ -15,6 +15,8 @@ import pyarrow as pa
 from groundup.data.clean.buffers import Bytes, buffers, from_buffers, space_length
 from groundup.data.clean.lines import LINE_RULES, automaton, told_by
 from groundup.data.clean.mojibake import may_be_mojibake, mend
+from groundup.data.kernels import class_table
+from groundup.data.tags.c4 import drops_line
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
 _TRAILING = re.compile(r"[ \t]+\n")
@@ -24,6 +26,7 @@ _REPLACEMENT = b"\xef\xbf\xbd"
 _PLANES_LOOKED_AT = 0x2FA20
 # Bytes looked at together.
 _BLOCK = 16
+C4 = "c4"  # beside the names of `LINE_RULES`
 
 
 def clean(text: str) -> str:
@@ -57,6 +60,7 @@ def clean_texts(texts: pa.LargeStringArray, lines: frozenset[str] = frozenset(),
     """What `clean` makes of each of `texts` (no nulls), by one pass over the bytes.
 
     `lines`: names of rules in `LINE_RULES`; lines that one of them tells are dropped (`drop_lines` is the definition).
+    With C4 among them, lines that C4 takes out of a page go too (`groundup.data.tags.c4.drops_line`).
     `repair`: undo mojibake first (`groundup.data.clean.mojibake`), which guesses and so is off unless asked for.
     Lone surrogates can't be in an Arrow string: readers count a record that holds one as malformed.
 
@@ -70,15 +74,19 @@ def clean_texts(texts: pa.LargeStringArray, lines: frozenset[str] = frozenset(),
         texts = _rewritten(texts, other, result, repair)
         offsets, data = buffers(texts)
     names = [name for name in LINE_RULES if name in lines]
-    if len(names) < len(lines):
-        raise ValueError(f"no such line rule: {', '.join(sorted(lines - set(names)))}")
-    dropped = np.zeros((len(texts), len(names)), np.int64)
+    unknown = lines - {*names, C4}
+    if unknown:
+        raise ValueError(f"no such line rule: {', '.join(sorted(unknown))}")
+    dropped = np.zeros((len(texts), len(names) + 1), np.int64)
     new_offsets = np.zeros(len(texts) + 1, np.int64)
     out = np.empty(int(offsets[-1] - offsets[0]) + _BLOCK, np.uint8)
     rules = automaton(tuple(names))
-    _clean(offsets, data, _classes(), rules.fold, rules.next, rules.tells, rules.most_words, new_offsets, out, dropped)
+    _clean(
+        offsets, data, _classes(), rules.fold, rules.next, rules.tells, rules.most_words, C4 in lines, class_table(),
+        new_offsets, out, dropped,
+    )  # fmt: skip
     result.texts = from_buffers(new_offsets, out[: new_offsets[-1]])
-    result.lines = {name: int(count) for name, count in zip(names, dropped.sum(0), strict=True) if count}
+    result.lines = {name: int(count) for name, count in zip([*names, C4], dropped.sum(0), strict=True) if count}
     result.dropped = dropped.sum(1)
     return result
 
@@ -186,7 +194,9 @@ def _classes() -> Bytes:
 
 
 @numba.njit(cache=True, nogil=True)
-def _clean(offsets, data, classes, fold, follow, tells, most_words, new_offsets, out, dropped):  # type: ignore[no-untyped-def]
+def _clean(  # type: ignore[no-untyped-def]
+    offsets, data, classes, fold, follow, tells, most_words, c4, characters, new_offsets, out, dropped
+):
     w = 0
     for row in range(len(offsets) - 1):
         i, end = offsets[row], offsets[row + 1]
@@ -221,8 +231,10 @@ def _clean(offsets, data, classes, fold, follow, tells, most_words, new_offsets,
                 if kind == _RETURN and i + 1 < end and data[i + 1] == 0x0A:
                     i += 1
                 i += 1
-                if len(most_words):
-                    rule = told_by(out, line, w, fold, follow, tells, most_words)
+                if c4 or len(most_words):
+                    rule = told_by(out, line, w, fold, follow, tells, most_words) if len(most_words) else -1
+                    if rule < 0 and c4 and drops_line(out.ctypes.data, line, w, characters.ctypes.data):
+                        rule = len(most_words)
                     if rule >= 0:
                         dropped[row, rule] += 1
                         w = line

@@ -4,6 +4,9 @@ An n-gram is a run of `n` tokens, cut as for near duplicates (`groundup.data.ded
 al. 2020 (arXiv:2005.14165, appendix C), or 13 characters of Chinese. n-grams don't reach from one field of an item into
 the next. An item none of whose fields has n tokens is matched as a whole, if all its fields together have `shortest`
 tokens at least; else it would be found everywhere.
+
+n-grams that many different questions have in common say nothing of any of them ("Answer the following question with one
+of the letters A to D"), and are left out: see `build_index`. A passage that many questions are about is no such thing.
 """
 
 from __future__ import annotations
@@ -36,15 +39,14 @@ class Index:
     `keys` uint64 [G], sorted; n-gram g stands in the items `postings[offsets[g]:offsets[g + 1]]`. `filter` uint64, a
     Bloom filter of the keys (see `may_hold`); `slots` int64, an open hash table of positions in `keys`, -1 where free.
     `lengths` int64, the lengths of the items matched as a whole; `beginnings` uint64, a filter of their first
-    `shortest` tokens. `item_sets` int32 [I]. `unmatched` tells, by set, how many items are too short or have nothing
-    but common n-grams, of which there are `common`.
+    `shortest` tokens. `item_sets` int32 [I]. `common`: how many n-grams are left out because items have them in
+    common.
     """
 
     n: int
     shortest: int
     sets: list[str]
     items: list[str]
-    unmatched: dict[str, int]
     common: int
     keys: Array
     filter: Array
@@ -55,9 +57,10 @@ class Index:
     item_sets: Array
     lengths: Array
 
-    def item_ngrams(self) -> Array:
-        """How many distinct n-grams each item has, int64 [I]."""
-        return np.bincount(self.postings, minlength=len(self.item_sets))
+    def item_ngrams(self, common: Array | None = None) -> Array:
+        """How many distinct n-grams each item has, int64 [I], without those marked in `common`, bool [G]."""
+        postings = self.postings if common is None else self.postings[np.repeat(~common, np.diff(self.offsets))]
+        return np.bincount(postings, minlength=len(self.item_sets))
 
 
 def build_index(
@@ -65,8 +68,9 @@ def build_index(
 ) -> Index:
     """The index of evaluation sets, each a name and its items (id, texts of its fields).
 
-    n-grams that stand in more than `allowance` items don't count (0: all count): they are what the questions of a set
-    have in common.
+    n-grams don't count that stand in more than `allowance` different texts, or in more than so many and more than half
+    of the items of a set (0: all count). Fields of the same tokens are one text, such as the passage that several items
+    ask about.
     """
     names: list[str] = []
     items: list[str] = []
@@ -81,44 +85,58 @@ def build_index(
             items.append(item)
             item_sets.append(set_number)
     shortest = min(shortest, n)
-    keys, holders, lengths, prefixes = _item_keys(texts, np.array(owners, np.int64), len(items), n, shortest)
-    made = ngram_index(keys, holders, len(items), n, allowance)
-    unmatched = dict.fromkeys(names, 0)
-    for item_number in np.flatnonzero(made.item_ngrams() == 0):
-        unmatched[names[item_sets[item_number]]] += 1
+    keys, holders, of_texts, lengths, prefixes = _item_keys(texts, np.array(owners, np.int64), len(items), n, shortest)
+    common = np.empty(0, np.uint64)
+    if allowance:
+        common = _common(keys, holders, of_texts, np.array(item_sets, np.int64), allowance)
+        rare = ~np.isin(keys, common)
+        keys, holders = keys[rare], holders[rare]
     return replace(
-        made,
+        ngram_index(keys, holders, len(items), n),
         shortest=shortest,
         sets=names,
         items=items,
-        unmatched=unmatched,
+        common=len(common),
         beginnings=_filter(prefixes),
         item_sets=np.array(item_sets, np.int32),
         lengths=lengths,
     )
 
 
-def ngram_index(keys: Array, holders: Array, items: int, n: int, allowance: int = 0) -> Index:
+def _common(keys: Array, holders: Array, of_texts: Array, item_sets: Array, allowance: int) -> Array:
+    """The keys that don't count; uint64, sorted. `of_texts`: the text that each is of."""
+    distinct, counts = _frequencies(keys, of_texts)
+    found = [distinct[counts > allowance]]
+    sets = item_sets[holders]
+    for number, items in enumerate(np.bincount(item_sets).tolist()):
+        distinct, counts = _frequencies(keys[sets == number], holders[sets == number])
+        found.append(distinct[counts > max(allowance, items / 2)])
+    return np.unique(np.concatenate(found))
+
+
+def _frequencies(keys: Array, others: Array) -> tuple[Array, Array]:
+    """The distinct keys, and with how many different `others` each stands."""
+    pairs = np.unique(np.stack([keys, others.astype(np.uint64)], axis=1), axis=0)
+    return np.unique(pairs[:, 0], return_counts=True)
+
+
+def ngram_index(keys: Array, holders: Array, items: int, n: int) -> Index:
     """The index of the n-grams `keys` (uint64 [M], see `run_keys`) of the items `holders` (int64 [M]), with repeats, of
     one set without a name."""
     pairs = np.unique(np.stack([keys, holders.astype(np.uint64)], axis=1), axis=0)
-    distinct, begins = np.unique(pairs[:, 0], return_index=True)
-    sizes = np.diff(np.append(begins, len(pairs)))
-    rare = sizes <= allowance if allowance else np.ones(len(sizes), bool)
-    keys = distinct[rare]
+    keys, sizes = np.unique(pairs[:, 0], return_counts=True)
     return Index(
         n=n,
         shortest=n,
         sets=[],
         items=[],
-        unmatched={},
-        common=int((~rare).sum()),
+        common=0,
         keys=keys,
         filter=_filter(keys),
         beginnings=_filter(np.empty(0, np.uint64)),
         slots=_slots(keys),
-        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[rare])]).astype(np.int64),
-        postings=pairs[np.repeat(rare, sizes), 1].astype(np.int64),
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]).astype(np.int64),
+        postings=pairs[:, 1].astype(np.int64),
         item_sets=np.zeros(items, np.int32),
         lengths=np.empty(0, np.int64),
     )
@@ -130,7 +148,7 @@ def save_index(index: Index, folder: Path) -> None:
     about.unlink(missing_ok=True)
     for name in _ARRAYS:
         save(folder / f"{name}.npy", getattr(index, name))
-    facts = {name: getattr(index, name) for name in ("n", "shortest", "sets", "items", "unmatched", "common")}
+    facts = {name: getattr(index, name) for name in ("n", "shortest", "sets", "items", "common")}
     temporary = folder / f".index.json.{os.getpid()}"
     temporary.write_text(json.dumps(facts, ensure_ascii=False))
     os.replace(temporary, about)
@@ -143,17 +161,19 @@ def load_index(folder: Path) -> Index:
     return Index(**facts, **arrays)
 
 
-def _item_keys(texts: list[str], owners: Array, items: int, n: int, shortest: int) -> tuple[Array, Array, Array, Array]:
-    """Keys and the items that have them, with repeats; the lengths of whole items; the keys of their first tokens."""
+def _item_keys(texts: list[str], owners: Array, items: int, n: int, shortest: int) -> tuple[Array, ...]:
+    """Keys, the items that have them and hashes of the texts that they are of, with repeats; the lengths of whole
+    items; the keys of their first tokens."""
     tokens = tokenize(pa.array(texts, pa.large_string()))
     lengths = np.diff(tokens.offsets)
     long_items = np.zeros(items, bool)
     long_items[owners[lengths >= n]] = True
-    keys, holders, wholes, prefixes = [], [], [], []
+    keys, holders, of_texts, wholes, prefixes = [], [], [], [], []
     for field in np.flatnonzero(lengths >= n):
         own = tokens.hashes[tokens.offsets[field] : tokens.offsets[field + 1]]
         keys.append(run_keys(own, n))
         holders.append(np.full(len(keys[-1]), owners[field]))
+        of_texts.append(np.full(len(keys[-1]), run_key(own, 0, len(own)), np.uint64))
     starts = np.searchsorted(owners, np.arange(items + 1))
     for item in np.flatnonzero(~long_items):
         own = tokens.hashes[tokens.offsets[starts[item]] : tokens.offsets[starts[item + 1]]]
@@ -162,6 +182,7 @@ def _item_keys(texts: list[str], owners: Array, items: int, n: int, shortest: in
         if len(own) >= shortest:
             keys.append(np.array([run_key(own, 0, len(own))], np.uint64))
             holders.append(np.array([item]))
+            of_texts.append(keys[-1])
             if len(own) < n:
                 wholes.append(len(own))
                 prefixes.append(run_key(own, 0, shortest))
@@ -169,6 +190,7 @@ def _item_keys(texts: list[str], owners: Array, items: int, n: int, shortest: in
     return (
         np.concatenate([none, *keys]),
         np.concatenate([np.empty(0, np.int64), *holders]),
+        np.concatenate([none, *of_texts]),
         np.unique(np.array(wholes, np.int64)),
         np.array(prefixes, np.uint64),
     )

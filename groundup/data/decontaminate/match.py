@@ -1,7 +1,7 @@
 """Which n-grams of the index stand in which documents, and what that says of each document.
 
-`matches` reads the texts and makes a small table. Which documents are contaminated and by what is then told from such
-tables alone, so that another share needs no second reading.
+`matches` reads the texts and makes a small table. What is common in the corpus, which documents are contaminated and by
+what is then told from such tables alone, so that another share needs no second reading.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groundup.data.decontaminate.index import Index, finish, may_hold, run_key
+from groundup.data.decontaminate.index import Array, Index, finish, may_hold, run_key
 from groundup.data.dedup.jit import kernel
 from groundup.data.dedup.shingles import Tokens, power, roll, tokenize
 
@@ -111,9 +111,10 @@ def _find(slots: Any, keys: Any, key: Any) -> int:
     return -1
 
 
-def item_hits(found: pa.Table, index: Index) -> pa.Table:
+def item_hits(found: pa.Table, index: Index, common: Array | None = None) -> pa.Table:
     """ITEM_HITS: how many of an item's n-grams stand in a document, and what fraction of them that is, by row and
-    item."""
+    item. n-grams marked in `common`, bool [G], don't count, neither in MATCHES nor of the item."""
+    found = _counted(found, common)
     rows, ngrams = found["row"].to_numpy(), found["ngram"].to_numpy()
     sizes = np.diff(index.offsets)[ngrams]
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -121,15 +122,20 @@ def item_hits(found: pa.Table, index: Index) -> pa.Table:
     size = max(1, len(index.items))
     pairs, counts = np.unique(np.repeat(rows, sizes) * size + items, return_counts=True)
     pair_rows, pair_items = np.divmod(pairs, size)
-    fractions = counts / index.item_ngrams()[pair_items]
+    fractions = counts / index.item_ngrams(common)[pair_items]
     columns = (pair_rows, pair_items, counts, fractions)
     return pa.Table.from_arrays([pa.array(column) for column in columns], schema=ITEM_HITS)
 
 
-def hits(found: pa.Table, of_items: pa.Table, rows: int, index: Index) -> pa.Table:
+def _counted(found: pa.Table, common: Array | None) -> pa.Table:
+    return found if common is None else found.filter(pa.array(~common[found["ngram"].to_numpy()]))
+
+
+def hits(found: pa.Table, of_items: pa.Table, rows: int, index: Index, common: Array | None = None) -> pa.Table:
     """HITS, from MATCHES and ITEM_HITS, a row for each of `rows` documents: how many n-grams of the index it has, and
     the item of which it has the largest fraction (of equal ones, that of which it has the most, then the first), null
-    where it has none."""
+    where it has none. `common`: as for `item_hits`."""
+    found = _counted(found, common)
     ngrams = np.bincount(found["row"].to_numpy(), minlength=rows)
     row, item, count, fraction = (of_items[name].to_numpy() for name in ITEM_HITS.names)
     order = np.lexsort((item, -count, -fraction, row))

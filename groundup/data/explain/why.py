@@ -86,7 +86,7 @@ def _told(shard: Shard, row: int, recipe: LanguageRecipe) -> dict[str, Any]:
         "split": decision["split"],
         "stage": _stage(decision["reason"], shard),
         "reason": decision["reason"],
-        **{key: decision[key] for key in ("paragraphs_cut", "bytes_cut") if key in decision},
+        **{key: value for key, value in decision.items() if key.endswith("_cut")},
     }
     taken = shard.table("read", "cleaning.parquet").slice(row, 1).to_pylist()[0]
     found["taken_out"] = {kind: number for kind, number in taken.items() if number}
@@ -98,8 +98,8 @@ def _told(shard: Shard, row: int, recipe: LanguageRecipe) -> dict[str, Any]:
         tags = shard.table("tag", "tags.parquet").slice(row, 1).to_pylist()[0]
         found["tags"] = tags
         found["rules"] = [verdict._asdict() for verdict in explain(filter.rules(recipe.data), tags)]
-    if shard.file("contaminate", "hits.parquet").exists():
-        found["evaluations"] = shard.table("contaminate", "hits.parquet").slice(row, 1).to_pylist()[0]
+    if shard.file("contaminated", "hits.parquet").exists():
+        found["evaluations"] = shard.table("contaminated", "hits.parquet").slice(row, 1).to_pylist()[0]
     return found
 
 
@@ -126,8 +126,9 @@ def _stage(reason: str | None, shard: Shard) -> str | None:
         return "near_dedup"
     if reason == leaks.REASON:
         return "split"
-    if reason == passages.REASON:
-        return "paragraph_dedup"
+    for unit in passages.UNITS:
+        if reason == passages.reason_of(unit):
+            return passages.stage_of(unit)
     return "decontaminate" if reason.startswith("contaminated:") else "filter"
 
 
@@ -145,8 +146,9 @@ def as_text(found: dict[str, Any]) -> str:
         lines.append(f"  for {twin['id']}, {end}")
     if found.get("taken_out"):
         lines.append("  taken out in cleaning: " + ", ".join(f"{n} {kind}" for kind, n in found["taken_out"].items()))
-    if found.get("paragraphs_cut"):
-        lines.append(f"  {found['paragraphs_cut']} paragraphs seen before are cut out, {found['bytes_cut']} bytes")
+    for unit in passages.UNITS:
+        if number := found.get(passages.cut_column(unit)):
+            lines.append(f"  {number} {unit}s seen before are cut out, {found['bytes_cut']} bytes")
     for rule in found.get("rules", ()):
         if not rule["passed"]:
             lines.append(f"  {rule['rule']}: {rule['tag']} is {rule['value']}, wanted {rule['threshold']}")

@@ -19,7 +19,7 @@ _ENGLISH = Condition(tag="language", any_of=["en"])
 
 _GOPHER = "Gopher (Rae et al. 2021, arXiv:2112.11446), section A.1.1, quality filtering"
 _TABLE_A1 = "Gopher (Rae et al. 2021, arXiv:2112.11446), table A1"
-_C4 = "C4 (Raffel et al. 2020, JMLR 21:140), section 2.2; tensorflow_datasets, c4_utils"
+_C4 = "C4 (Raffel et al. 2020, arXiv:1910.10683), section 2.2; tensorflow_datasets, c4_utils"
 _FINEWEB = "FineWeb (Penedo et al. 2024, arXiv:2406.17557), section 3.6; datatrove, FineWebQualityFilter"
 _BY_CHARACTERS = "Groundup: the threshold of table A1 in characters, 1.6 to an English word"
 _OURS = "Groundup"
@@ -67,6 +67,7 @@ def _gopher_repetition(name: str) -> list[Rule]:
 
 
 def _c4(name: str) -> list[Rule]:
+    """C4's rules for pages; those for lines are applied before, in cleaning (`groundup.data.tags.c4.drops_line`)."""
     return [
         _at_most(name, "lorem_ipsum_lines", 0, _C4),
         _at_most(name, "curly_bracket_lines", 0, _C4),

@@ -191,7 +191,7 @@ def _dropped(
     if stage == "decontaminate":
         assert share is not None
         rows = evaluations.contaminated(here, share)
-        sets = here.table("contaminate", "hits.parquet", ["evaluation_set"])["evaluation_set"].take(pa.array(rows))
+        sets = here.table("contaminated", "hits.parquet", ["evaluation_set"])["evaluation_set"].take(pa.array(rows))
         return rows, np.array([f"contaminated:{name}" for name in sets.to_pylist()], object), None
     if stage == "near_dedup":
         rows, twins = near.dropped(here)

@@ -26,6 +26,7 @@ from groundup.errors import UserError
 from groundup.recipe.filters import Rule
 from groundup.recipe.language import Data
 
+ROWS_AT_ONCE = 1 << 16  # documents whose tags are judged together
 PERSONAL = Rule(name="personal_data", tag="personal", max=0, source="data.personal")
 
 
@@ -54,17 +55,38 @@ def tag_tasks(data: Data, base: Path, read: Sequence[Done]) -> list[Task]:
 
 
 def tag(out: Path, root: Path, shard: int, personal: bool, taggers: list[str], base: str) -> dict[str, Any]:
-    """Write tags.parquet."""
+    """Write tags.parquet, where there are documents."""
     own = [load(tagger, Path(base)) for tagger in taggers]
-    writer = None
-    for batch in Shard(root, shard).batches(["text"]):
-        table = _tags(batch.column("text"), personal, own)
-        if writer is None:
-            writer = pq.ParquetWriter(out / "tags.parquet", table.schema, compression="zstd")
-        writer.write_table(table)
-    if writer is not None:
-        writer.close()
+    tables = [_tags(batch.column("text"), personal, own) for batch in Shard(root, shard).batches(["text"])]
+    if tables:
+        pq.write_table(_joined(tables), out / "tags.parquet", row_group_size=ROWS_AT_ONCE, compression="zstd")
     return {}
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """One table of the tags of several batches of texts. A tagger may have no value for any text of a batch, but gives
+    the same tags, each of one kind, for all. Raises UserError where it doesn't."""
+    kinds: dict[str, pa.DataType] = {}
+    for table in tables:
+        if table.column_names != tables[0].column_names:
+            differ = sorted({*table.column_names} ^ {*tables[0].column_names}) or ["their order"]
+            raise UserError(
+                f"not all texts get the same tags: {', '.join(differ)}",
+                where="data.taggers",
+                expected="the same names in the same order at each call, with None for what isn't known",
+            )
+        for name, kind in zip(table.column_names, table.schema.types, strict=True):
+            before = kinds.get(name)
+            if before is None or pa.types.is_null(before):
+                kinds[name] = kind
+            elif kind != before and not pa.types.is_null(kind):
+                raise UserError(
+                    f"the tag {name!r} is {before} of some texts and {kind} of others",
+                    where="data.taggers",
+                    expected="values of one kind",
+                )
+    schema = pa.schema(list(kinds.items()))
+    return pa.concat_tables([table.cast(schema) for table in tables])
 
 
 def _tags(text: pa.LargeStringArray, personal: bool, own: list[Tagger]) -> pa.Table:

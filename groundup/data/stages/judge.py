@@ -52,12 +52,13 @@ def judge(stages: Stages, data: Data, base: Path, seed: int, read: Sequence[Done
     share = told = None
     if data.decontaminate is not None:
         share = data.decontaminate.share
-        contaminated, told = evaluations.run(stages, data.decontaminate, base, read)
+        before = evaluations.Before("filter" in dropping, repeats)
+        contaminated, told = evaluations.run(stages, data.decontaminate, base, before, read, made)
         hits = [task.output for task in contaminated]
     if data.near_duplicates is not None:
-        before = near.Before("filter" in dropping, repeats, share)
+        unclustered = near.Before("filter" in dropping, repeats, share)
         known = [[*outputs, *hits[shard : shard + 1]] for shard, outputs in enumerate(made)]
-        clusters = near.run(stages, data.near_duplicates, before, read, known, memory, seed)
+        clusters = near.run(stages, data.near_duplicates, unclustered, read, known, memory, seed)
         add("near_dedup", [clusters] * len(read))
     if hits:
         add("decontaminate", hits)

@@ -137,10 +137,7 @@ def scatter_shard(
 ) -> dict[str, Any]:
     """Write bands.npy: the keys in each band of the documents that no stage has dropped."""
     here = Shard(root, shard)
-    left = np.ones(here.rows, bool)
-    if filtered:
-        left &= np.asarray(here.array("filter", "reasons.npy")) < 0
-    left[here.pairs("exact_dedup", repeats)[0]] = False
+    left = here.left(filtered, repeats)
     scatter_bands(here.array("sign", "signatures.npy"), left, shard << ROW_BITS, (bands, rows), out / "bands.npy")
     return {"documents": int(left.sum())}
 

@@ -1,5 +1,5 @@
-"""Stage paragraph_dedup: paragraphs that stand in the kept documents more than once go, but for the first, and with
-them the documents of which nothing is left."""
+"""Stages paragraph_dedup and line_dedup, of which a recipe has one: paragraphs or lines that stand in the kept
+documents more than once go, but for the first, and with them the documents of which nothing is left."""
 
 from __future__ import annotations
 
@@ -14,36 +14,53 @@ from numpy.typing import NDArray
 
 from groundup.data.dedup.arrays import ROW_BITS, partitions_for, save
 from groundup.data.dedup.exact import BYTES_PER_ENTRY, duplicates, scatter
-from groundup.data.dedup.paragraphs import PARAGRAPH, drop_passages, passage_hashes
+from groundup.data.dedup.paragraphs import LINE, PARAGRAPH, drop_passages, passage_hashes
 from groundup.data.execute.task import Done, Task
 from groundup.data.stages import decide
 from groundup.data.stages.run import Stages
 from groundup.data.stages.shard import Shard, name
 from groundup.rundir import fingerprint
 
-REASON = "repeated_paragraphs"
-DECISIONS = pa.schema([*decide.DECISIONS, ("paragraphs_cut", pa.int32()), ("bytes_cut", pa.int64())])
+UNITS = {"line": LINE, "paragraph": PARAGRAPH}
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Which paragraphs are left out: those found in so many partitions, of at least so many characters."""
+    """Which passages are left out: those found in so many partitions. `unit`: one of UNITS; `shortest`: characters of a
+    passage that is looked at."""
 
     partitions: int
+    unit: str
     shortest: int
 
 
+def stage_of(unit: str) -> str:
+    return f"{unit}_dedup"
+
+
+def reason_of(unit: str) -> str:
+    """Why a document is dropped of which nothing is left."""
+    return f"repeated_{unit}s"
+
+
+def cut_column(unit: str) -> str:
+    """The column of decisions.parquet that tells how many were cut out of a document; `bytes_cut` tells their bytes."""
+    return f"{unit}s_cut"
+
+
 def run(
-    stages: Stages, shortest: int, read: Sequence[Done], split: Sequence[Done], memory: int
+    stages: Stages, unit: str, shortest: int, read: Sequence[Done], split: Sequence[Done], memory: int
 ) -> tuple[list[Done], Cut, str]:
-    """Do the stage; of each shard what is left, what is cut, and the fingerprint of that. `shortest`: characters of a
-    paragraph that is looked at."""
+    """Do the stage; of each shard what is left, what is cut, and the fingerprint of that. `unit`, `shortest`: see
+    `Cut`."""
+    stage = stage_of(unit)
     work = f"{__name__}:scatter_shard"
+    passages = {"unit": unit, "shortest": shortest}
     tasks = [
-        Task("passage_hashes", done.name, work, {"shard": shard, "shortest": shortest}, (done.output,), _kept(done))
+        Task("passage_hashes", done.name, work, {"shard": shard, **passages}, (done.output,), _kept(done))
         for shard, done in enumerate(split)
     ]
-    scattered = stages.run(tasks, "paragraph_dedup")
+    scattered = stages.run(tasks, stage)
     partitions = partitions_for(sum(done.result["entries"] for done in scattered), BYTES_PER_ENTRY, memory)
     hashes = fingerprint([done.output for done in scattered])
     arguments = {"shards": len(split), "partitions": partitions}
@@ -52,32 +69,32 @@ def run(
         Task("passages", name(part), f"{__name__}:find_repeats", {"partition": part, **arguments}, (hashes,), size)
         for part in range(partitions)
     ]
-    found = fingerprint([done.output for done in stages.run(tasks, "paragraph_dedup")])
+    found = fingerprint([done.output for done in stages.run(tasks, stage)])
     tasks = [
         Task(
-            "paragraph_dedup",
+            stage,
             done.name,
             f"{__name__}:decide_shard",
-            {"shard": shard, "partitions": partitions},
+            {"shard": shard, "partitions": partitions, "unit": unit},
             (found, scattered[shard].output, done.output, read[shard].output),
             _kept(done),
         )
         for shard, done in enumerate(split)
     ]
-    return stages.run(tasks, "paragraph_dedup"), Cut(partitions, shortest), found
+    return stages.run(tasks, stage), Cut(partitions, unit, shortest), found
 
 
-def account(stages: Stages, split: Sequence[Done], left: Sequence[Done]) -> None:
+def account(stages: Stages, unit: str, split: Sequence[Done], left: Sequence[Done]) -> None:
     """Enter what the stage cut and dropped."""
     for before, after in zip(split, left, strict=True):
-        stages["paragraph_dedup"].count(decide.total(before), decide.total(after), after.result["dropped"])
+        stages[stage_of(unit)].count(decide.total(before), decide.total(after), after.result["dropped"])
 
 
 def _kept(done: Done) -> int:
     return decide.total(done)["bytes"]
 
 
-def scatter_shard(out: Path, root: Path, shard: int, shortest: int) -> dict[str, Any]:
+def scatter_shard(out: Path, root: Path, shard: int, unit: str, shortest: int) -> dict[str, Any]:
     """Write hashes.npy: hashes and numbers, sorted, of the passages of the documents that are kept; passages.npy, int64
     [M, 2], of every passage its document's row and its bytes."""
     here = Shard(root, shard)
@@ -85,7 +102,7 @@ def scatter_shard(out: Path, root: Path, shard: int, shortest: int) -> dict[str,
     hashes, numbers, passages = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint64)], [np.empty((0, 2), np.int64)]
     row = passage = 0
     for batch in here.batches(["text"]):
-        found, sizes, counts = passage_hashes(batch.column("text"), PARAGRAPH, shortest)
+        found, sizes, counts = passage_hashes(batch.column("text"), UNITS[unit], shortest)
         rows = np.repeat(np.arange(row, row + len(batch)), counts)
         mine = kept[rows]
         hashes.append(found[mine])
@@ -106,22 +123,23 @@ def find_repeats(out: Path, root: Path, partition: int, shards: int, partitions:
     return {"pairs": len(pairs)}
 
 
-def decide_shard(out: Path, root: Path, shard: int, partitions: int) -> dict[str, Any]:
+def decide_shard(out: Path, root: Path, shard: int, partitions: int, unit: str) -> dict[str, Any]:
     """Write decisions.parquet, with what is cut out of each document; documents and bytes left of each part, and how
     many documents were dropped."""
     here = Shard(root, shard)
     sizes = np.asarray(here.array("read", "bytes.npy"))
     gone = here.array("passage_hashes", "passages.npy")[here.pairs("passages", partitions)[0]]
-    paragraphs = np.bincount(gone[:, 0], minlength=len(sizes)).astype(np.int32)
+    passages = np.bincount(gone[:, 0], minlength=len(sizes)).astype(np.int32)
     lost = np.bincount(gone[:, 0], gone[:, 1], minlength=len(sizes)).astype(np.int64)
     before = here.table("split", "decisions.parquet")
     codes, names = decide.codes_of(before["reason"])
     parts, _ = decide.codes_of(before["split"], list(decide.SPLITS))
     emptied = (codes < 0) & (sizes == lost)
     codes[emptied], parts[emptied] = len(names), -1
-    columns = [before["twin"], decide.dictionary(parts, list(decide.SPLITS)), pa.array(paragraphs), pa.array(lost)]
-    decide.save_decisions(out, DECISIONS, codes, [*names, REASON], *columns)
-    dropped = {REASON: int(emptied.sum())} if emptied.any() else {}
+    schema = pa.schema([*decide.DECISIONS, (cut_column(unit), pa.int32()), ("bytes_cut", pa.int64())])
+    columns = [before["twin"], decide.dictionary(parts, list(decide.SPLITS)), pa.array(passages), pa.array(lost)]
+    decide.save_decisions(out, schema, codes, [*names, reason_of(unit)], *columns)
+    dropped = {reason_of(unit): int(emptied.sum())} if emptied.any() else {}
     return {"splits": decide.part_counts(sizes - lost, parts), "dropped": dropped}
 
 
@@ -131,11 +149,11 @@ def without(here: Shard, cut: Cut, batches: Iterator[pa.RecordBatch]) -> Iterato
     passage = 0
     for batch in batches:
         place = batch.schema.get_field_index("text")
-        _, _, counts = passage_hashes(batch.column(place), PARAGRAPH, cut.shortest)
+        _, _, counts = passage_hashes(batch.column(place), UNITS[cut.unit], cut.shortest)
         total = int(counts.sum())
         begin, end = np.searchsorted(gone, [passage, passage + total])
         marks = np.zeros(total, bool)
         marks[gone[begin:end] - passage] = True
         passage += total
-        text, _ = drop_passages(batch.column(place), PARAGRAPH, cut.shortest, marks)
+        text, _ = drop_passages(batch.column(place), UNITS[cut.unit], cut.shortest, marks)
         yield batch.set_column(place, "text", text)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from groundup.data.clean.lines import LINE_RULES
 from groundup.data.clean.personal import mask
-from groundup.data.clean.text import clean_texts
+from groundup.data.clean.text import C4, clean_texts
 from groundup.data.dedup.hashes import content_hashes
 from groundup.data.execute.task import Done, Task
 from groundup.data.read.malformed import KEPT_MESSAGES, Malformed
@@ -33,7 +33,7 @@ def tasks(data: Data, slices: Sequence[tuple[int, Slice]]) -> list[Task]:
     """`slices`: with the number of each one's source, in the order of shards."""
     cleaning = {
         "repair": data.repair,
-        "lines": sorted(LINE_RULES) if data.drop_boilerplate else [],
+        "lines": [*(sorted(LINE_RULES) if data.drop_boilerplate else []), *([C4] if C4 in data.filters else [])],
         "mask": data.personal == "mask",
         "shortest": data.min_document_chars,
     }
@@ -91,8 +91,8 @@ def read(
 
 
 def _clean(batch: pa.RecordBatch, cleaning: dict[str, Any]) -> tuple[pa.RecordBatch, pa.RecordBatch, pa.Table]:
-    """The documents that are left, with their text mended; the others; and how much was taken out of those left, a
-    column for each kind."""
+    """The documents that are left, with their text mended; the others, of which nothing is left with the beginning
+    that they had; and how much was taken out of those left, a column for each kind."""
     cleaned = clean_texts(batch.column("text"), frozenset(cleaning["lines"]), cleaning["repair"])
     text, taken = cleaned.texts, {"lines": pa.array(cleaned.dropped)}
     if cleaning["mask"]:
@@ -100,9 +100,14 @@ def _clean(batch: pa.RecordBatch, cleaning: dict[str, Any]) -> tuple[pa.RecordBa
         taken |= {name: counts[name] for name in counts.column_names}
     length = pc.utf8_length(text)
     good = pc.greater_equal(length, max(1, cleaning["shortest"]))
-    reasons = pc.if_else(pc.equal(length, 0), "empty", "too_short")
-    columns = [batch.column("id"), reasons, pc.utf8_slice_codeunits(text, 0, BEGINNING).cast(pa.string())]
-    lost = pa.RecordBatch.from_arrays(columns, schema=DROPPED).filter(pc.invert(good))
+    empty = pc.equal(length, 0)
+    nothing_left = pc.if_else(pc.greater(taken["lines"], 0), "no_line_left", "empty")
+    reasons = pc.if_else(empty, nothing_left, "too_short")
+    bad = pc.invert(good)
+    shown = pc.if_else(empty, batch.column("text"), text).filter(bad)
+    shown = pc.utf8_slice_codeunits(mask(shown)[0] if cleaning["mask"] else shown, 0, BEGINNING)
+    columns = [batch.column("id").filter(bad), reasons.filter(bad), shown.cast(pa.string())]
+    lost = pa.RecordBatch.from_arrays(columns, schema=DROPPED)
     kept = batch.set_column(batch.schema.get_field_index("text"), "text", text).filter(good)
     return kept.select(DOCUMENTS.names).cast(DOCUMENTS), lost, pa.table(taken).filter(good)
 

@@ -60,8 +60,9 @@ class Shard:
 
     def decisions(self, columns: list[str] | None = None) -> pa.Table:
         """The last word on each document, once all stages are done."""
-        last = self.file("paragraph_dedup", "decisions.parquet")
-        return self.table("paragraph_dedup" if last.exists() else "split", "decisions.parquet", columns)
+        last = ("paragraph_dedup", "line_dedup", "split")
+        stage = next(stage for stage in last if self.file(stage, "decisions.parquet").exists())
+        return self.table(stage, "decisions.parquet", columns)
 
     def table(self, stage: str, file: str, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(self.file(stage, file), columns=columns, use_threads=False)
@@ -71,6 +72,15 @@ class Shard:
         with pq.ParquetFile(self.file("read", "documents.parquet"), pre_buffer=False) as file:
             for group in range(file.metadata.num_row_groups):
                 yield from file.read_row_group(group, columns=columns, use_threads=False).combine_chunks().to_batches()
+
+    def left(self, filtered: bool, repeats: int) -> NDArray[np.bool_]:
+        """Which documents neither a rule nor exact_dedup drops, bool [N]. `filtered`: whether there are rules;
+        `repeats`: partitions of exact_dedup, 0 where it is off."""
+        left = np.ones(self.rows, bool)
+        if filtered:
+            left &= np.asarray(self.array("filter", "reasons.npy")) < 0
+        left[self.pairs("exact_dedup", repeats)[0]] = False
+        return left
 
     def result(self, stage: str) -> dict[str, Any]:
         """What the stage's task returned."""

@@ -27,7 +27,7 @@ from groundup.rundir import fingerprint
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts that are left. `parts`: of each shard what it has of each part; `cut`: which paragraphs are left out;
+    """The texts that are left. `parts`: of each shard what it has of each part; `cut`: which passages are left out;
     `found`: the fingerprint of that."""
 
     parts: Sequence[Done]
@@ -75,7 +75,7 @@ def train(
     vocab_size: int,
     max_bytes: int,
     split: str,
-    cut: dict[str, int] | None,
+    cut: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Write tokenizer.json and tokenizer_config.json."""
     sample = TrainingSample(total, max_bytes, seed)
@@ -92,8 +92,8 @@ def train(
 
 
 def texts(here: Shard, part: str, columns: list[str], cut: Cut | None) -> Iterator[pa.RecordBatch]:
-    """The documents of a part, a batch at a time. `cut`: which paragraphs are left out."""
-    stage = "split" if cut is None else "paragraph_dedup"
+    """The documents of a part, a batch at a time. `cut`: which passages are left out."""
+    stage = "split" if cut is None else passages.stage_of(cut.unit)
     parts = here.table(stage, "decisions.parquet", ["split"])["split"].cast(pa.string()).combine_chunks()
     chosen = pc.fill_null(pc.equal(parts, part), False)
     batches = here.batches(columns)
@@ -105,7 +105,7 @@ def texts(here: Shard, part: str, columns: list[str], cut: Cut | None) -> Iterat
             yield found
 
 
-def _cut(arguments: dict[str, int] | None) -> Cut | None:
+def _cut(arguments: dict[str, Any] | None) -> Cut | None:
     return None if arguments is None else Cut(**arguments)
 
 
@@ -152,7 +152,7 @@ def tokenize(
     closes: bool,
     sha256: str,
     encoder: Engine,
-    cut: dict[str, int] | None,
+    cut: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Write the part's token file and its index; its entry in the manifest."""
     documents = texts(Shard(root, shard), part, ["id", "file", "offset", "text"], _cut(cut))

@@ -1,8 +1,8 @@
 """A user's own tags: a Python function, a fastText model or an ONNX model.
 
 - `FILE.py:FUNCTION` or `MODULE:FUNCTION`: takes a list of texts, returns {tag: one value per text}.
-- `MODEL.bin` or `MODEL.ftz`: a supervised fastText model (package `fasttext-predict`). Line breaks are given to it as
-  spaces. Tags: MODEL_label, without `__label__`, and MODEL_score.
+- `MODEL.bin` or `MODEL.ftz`: a supervised fastText model (package `fasttext-predict`, or another that is imported as
+  `fasttext`). Line breaks are given to it as spaces. Tags: MODEL_label, without `__label__`, and MODEL_score.
 - `MODEL.onnx`: one input, a tensor of strings of shape [n] or [n, 1]. Each output of shape [n] or [n, 1] is a tag of
   its name; an output of shape [n, k] gives the tags NAME_0 to NAME_(k-1).
 """
@@ -175,13 +175,12 @@ def _fasttext(path: Path) -> Callable[[list[str]], dict[str, list[Any]]]:
     stem = re.sub(r"\W", "_", path.stem)
 
     def tag(texts: list[str]) -> dict[str, list[Any]]:
-        labels: list[str | None] = []
-        scores: list[float | None] = []
-        for text in texts:
-            names, chances = model.predict(text.replace("\n", " "), 1)
-            labels.append(names[0].removeprefix("__label__") if len(names) else None)
-            scores.append(float(chances[0]) if len(names) else None)
-        return {f"{stem}_label": labels, f"{stem}_score": scores}
+        # What the packages' own `predict` calls: fasttext's calls numpy in a way that numpy 2 refuses, and
+        # fasttext-predict's takes no list.
+        lines = [text.replace("\n", " ") + "\n" for text in texts]
+        found = [next(iter(model.f.predict(line, 1, 0.0, "strict")), (None, None)) for line in lines]
+        labels = [None if label is None else label.removeprefix("__label__") for _, label in found]
+        return {f"{stem}_label": labels, f"{stem}_score": [score for score, _ in found]}
 
     return tag
 

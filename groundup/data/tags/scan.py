@@ -22,7 +22,8 @@ from groundup.data.kernels import (
     peek,
     peek_8,
 )
-from groundup.data.tags.c4 import SENTENCE_CLOSERS, keeps_line
+from groundup.data.tags.c4 import LONG_PIECE, SENTENCE_CLOSERS, keeps_line
+from groundup.data.tags.c4 import WORDS as C4_WORDS
 from groundup.data.tags.phrases import JAVASCRIPT, LOREM_IPSUM, POLICY, phrases_in
 from groundup.data.tags.repetition import Counts, Hashes, Ints
 from groundup.data.tags.tokens import is_word, next_class, scan_mark, scan_word, short_word
@@ -63,7 +64,6 @@ UNFINISHED = 31  # 1 where the last line has no line break and isn't empty
 COUNTS = 32
 
 SHORT_LINE = 30  # characters; an ideograph counts as three
-LONG_PIECE = 1000  # characters
 
 # Words of at most eight bytes as little-endian numbers.
 STOP_WORD_LIST = ("the", "be", "to", "of", "and", "that", "have", "with")
@@ -124,7 +124,8 @@ def scan(
                 phrases = phrases_in(data, line_start, at)
                 counts[JAVASCRIPT_LINES] += phrases & JAVASCRIPT != 0
                 counts[POLICY_LINES] += phrases & POLICY != 0
-                if not long_piece and (pieces >= 3 or ideographs >= 3) and keeps_line(data, line_start, before_stop):
+                enough = pieces >= C4_WORDS or ideographs >= C4_WORDS
+                if enough and not long_piece and keeps_line(data, line_start, before_stop):
                     if phrases & LOREM_IPSUM:
                         counts[LOREM_LINES] += 1
                     elif phrases & JAVASCRIPT == 0 and curly:
