@@ -26,7 +26,7 @@ lint: .venv/installed-dev
 docs: .venv/installed
 	$(BIN)/groundup recipe reference > docs/recipe.md
 
-# Every layout against one process, 183 rows; writes docs/parity.md.
+# Every layout against one process, 199 rows; writes docs/parity.md.
 parity: .venv/installed
 	$(BIN)/groundup parity examples/tiny.toml --processes 4 --page docs/parity.md
 
