@@ -109,7 +109,7 @@ def _course(target: Target, *names: str, executor: str = "auto", **training: Any
     """Run the named steps in the target's run folder, under its lock. `executor`: of the tasks of `prepare`;
     `training`: more for the step `train`."""
     from groundup import course
-    from groundup.train.signals import interruptible
+    from groundup.train.signals import interruptible, leave_if_asked
 
     training["began"] = time.time()  # a time limit counts what comes before training too
     if "prepare" not in names:
@@ -122,6 +122,7 @@ def _course(target: Target, *names: str, executor: str = "auto", **training: Any
 
             checkpoints_of(loaded.recipe, run)  # a place that nothing here can open is told before any work
         for name in names:
+            leave_if_asked()
             step = getattr(course, name)
             more = {"train": training, "prepare": {"executor": executor}}.get(name, {})
             outcomes.append(step(loaded, run, **more))

@@ -136,7 +136,8 @@ class Bar:
             self._line(text)
 
     def _line(self, text: str) -> None:
-        print(text, file=self._log or sys.stderr, flush=True)
+        with suppress(OSError):  # as of `say`
+            print(text, file=self._log or sys.stderr, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -142,3 +142,11 @@ def last_step_of_a_table(
     result = train_step(state, rows, task, recipe, schedule, CPU)
     weights = {name: local(parameter).detach().clone() for name, parameter in model.named_parameters()}
     return trained, float(result.loss), float(result.grad_norm), weights
+
+
+def best_so_far(known: list[float], value: float) -> tuple[bool, float]:
+    """Whether a validation's loss is the best so far where each rank knows another best, and the best then."""
+    state = TrainState(alone_in_a_layout(Layout(replicate=dist.get_world_size())), [], gradient_scaler("fp32", CPU))
+    state.step, state.best = 7, {"step": 3, "metric": "loss", "value": known[dist.get_rank()]}
+    improved = state.improved("loss", {"loss": value})
+    return improved, state.best["value"]

@@ -37,7 +37,7 @@ from groundup.train.saver import Saver
 from groundup.train.signals import REPEAT_SECONDS, StopRequest
 from groundup.train.state import TrainState
 from groundup.train.storage import checksum, open_storage
-from tests import save_work
+from tests import parallel_work, save_work
 from tests.guard_work import BATCH, CPU, FixedRate, all_of, state_of
 from tests.test_storage_faults import small_disk  # noqa: F401  a fixture
 
@@ -82,6 +82,15 @@ def test_a_save_that_waits_for_others_gives_signs_of_life(tmp_path: Path, monkey
 
 
 # -- the best checkpoint
+
+
+@pytest.mark.parametrize("known", [[2.0, 0.1], [0.1, 2.0]])
+def test_all_ranks_save_a_best_one_or_none_does(pool: Pool, known: list[float]) -> None:
+    """One rank knows already that the save of the best before has failed, and another does not."""
+    better = known[0] > 0.5
+    found = pool.run(2, parallel_work.best_so_far, known, 0.5)
+    assert [improved for improved, _ in found] == [better, better]
+    assert [best for _, best in found] == ([0.5, 0.5] if better else known)
 
 
 class Records:

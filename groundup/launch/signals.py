@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from groundup.console import alert
 from groundup.errors import EXIT_INTERRUPTED, Interrupted
 from groundup.launch.worker import STOP_SIGNALS
-from groundup.train.signals import REGROUP, REPEAT_SECONDS, STOPS
+from groundup.train.signals import REGROUP, REPEAT_SECONDS, STOPS, note
 
 
 class Forwarding:
@@ -73,6 +73,7 @@ class Forwarding:
             return
         self._number, self._time = signal.Signals(number), now
         self.asked = self._number.name
+        note(number)
         if self.stage == "waiting":
             raise self._interrupted()
         if not self.quiet:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -84,16 +85,18 @@ class Worker:
 
     def end(self, report: Report, code: int | None = None) -> NoReturn:
         """Leave the report, and go without the clean-up that might wait for other ranks. With a code that is not 0
-        the agent ends the other ranks."""
+        the agent ends the other ranks. A full disk keeps no process from going: then its exit code is all it says."""
         if report.traceback and report.failed:
-            with self.log.open("a") as log:
+            with suppress(OSError), self.log.open("a") as log:
                 log.write(report.traceback)
         path = report_file(Path(self.job.folder), self.local_rank)
         temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(report.as_dict(), default=str))
-        temporary.replace(path)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            temporary.write_text(json.dumps(report.as_dict(), default=str))
+            temporary.replace(path)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
         os._exit(report.exit_code if code is None else code)
 
     def _hung(self, table: str) -> NoReturn:

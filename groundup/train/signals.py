@@ -18,7 +18,22 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slur
 REGROUP = signal.SIGUSR2  # of an agent to its workers: nodes come or go, so that the workers start anew
 
 
+_asked = ""  # the signal that asked to stop since `interruptible` was entered, whoever took it
+
 REPEAT_SECONDS = 0.5  # a repetition within it is the same request, sent to this process and to its group
+
+
+def note(number: int) -> None:
+    """A handler in place of that of `interruptible` took this signal."""
+    global _asked
+    _asked = signal.Signals(number).name
+
+
+def leave_if_asked() -> None:
+    """Raise Interrupted where a signal has asked to stop: one that comes while a training's last checkpoint is written
+    leaves nothing to stop in the training, but no step is to begin after it."""
+    if _asked:
+        raise Interrupted(f"stopped by {_asked}")
 
 
 class StopRequest:
@@ -44,6 +59,7 @@ class StopRequest:
             return
         self._time = now
         self.asked = "a change of nodes" if number == REGROUP else signal.Signals(number).name
+        note(number)
         alert(f"\n{self.asked}: finishing this step and saving; once more leaves at once")
 
     def __enter__(self) -> Self:
@@ -61,6 +77,8 @@ class StopRequest:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """A stop raises Interrupted in this process, where nothing else takes the signal: before training and after it."""
+    global _asked
+    _asked = ""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -64,10 +64,18 @@ class TrainState:
         }
 
     def improved(self, metric: str, result: dict[str, float]) -> bool:
-        """Whether a validation is the best so far; it is then kept in mind."""
+        """Whether a validation is the best so far, as the first rank knows it; it is then kept in mind.
+
+        All ranks call it together. One may know sooner than another that the save of the best before has failed.
+        """
         value = result[metric]
         sign = 1.0 if metric == "loss" else -1.0
-        if self.best is not None and self.best["metric"] == metric and sign * value >= sign * self.best["value"]:
+
+        def better() -> bool:
+            best = self.best
+            return best is None or best["metric"] != metric or sign * value < sign * best["value"]
+
+        if not self.model.agree(better):
             return False
         self.best = {"step": self.step, "metric": metric, "value": value}
         return True
