@@ -3,7 +3,7 @@ documents more than once go, but for the first, and with them the documents of w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,23 +96,22 @@ def _kept(done: Done) -> int:
 
 def scatter_shard(out: Path, root: Path, shard: int, unit: str, shortest: int) -> dict[str, Any]:
     """Write hashes.npy: hashes and numbers, sorted, of the passages of the documents that are kept; passages.npy, int64
-    [M, 2], of every passage its document's row and its bytes."""
+    [M, 2], of each of them its document's row and its bytes, in the order of the texts."""
     here = Shard(root, shard)
     kept = np.asarray(here.table("split", "decisions.parquet", ["reason"])["reason"].is_null())
-    hashes, numbers, passages = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint64)], [np.empty((0, 2), np.int64)]
-    row = passage = 0
+    hashes, passages = [np.empty((0, 2), np.uint64)], [np.empty((0, 2), np.int64)]
+    row = 0
     for batch in here.batches(["text"]):
-        found, sizes, counts = passage_hashes(batch.column("text"), UNITS[unit], shortest)
-        rows = np.repeat(np.arange(row, row + len(batch)), counts)
-        mine = kept[rows]
-        hashes.append(found[mine])
-        numbers.append(np.flatnonzero(mine).astype(np.uint64) + np.uint64((shard << ROW_BITS) + passage))
-        passages.append(np.stack([rows, sizes], axis=1))
+        mine = kept[row : row + len(batch)]
+        found, sizes, counts = passage_hashes(batch.filter(pa.array(mine)).column("text"), UNITS[unit], shortest)
+        hashes.append(found)
+        passages.append(np.stack([np.repeat(row + np.flatnonzero(mine), counts), sizes], axis=1))
         row += len(batch)
-        passage += len(found)
-    scatter(np.concatenate(hashes), np.concatenate(numbers), out / "hashes.npy")
+    found = np.concatenate(hashes)
+    numbers = np.arange(len(found), dtype=np.uint64) + np.uint64(shard << ROW_BITS)
+    scatter(found, numbers, out / "hashes.npy")
     save(out / "passages.npy", np.concatenate(passages))
-    return {"entries": int(sum(map(len, numbers)))}
+    return {"entries": len(found)}
 
 
 def find_repeats(out: Path, root: Path, partition: int, shards: int, partitions: int) -> dict[str, Any]:
@@ -143,17 +142,23 @@ def decide_shard(out: Path, root: Path, shard: int, partitions: int, unit: str) 
     return {"splits": decide.part_counts(sizes - lost, parts), "dropped": dropped}
 
 
-def without(here: Shard, cut: Cut, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """All documents of a shard, in order, without the passages that stand elsewhere too."""
-    gone: NDArray[np.int64] = np.sort(here.pairs("passages", cut.partitions)[0])
-    passage = 0
-    for batch in batches:
+class Passages:
+    """The passages of a shard's documents of which `chosen`, bool [N], is true; all of these must be kept."""
+
+    def __init__(self, here: Shard, cut: Cut, chosen: NDArray[np.bool_]) -> None:
+        self.cut = cut
+        rows = np.asarray(here.array("passage_hashes", "passages.npy")[:, 0])
+        gone = np.zeros(len(rows), bool)
+        gone[here.pairs("passages", cut.partitions)[0]] = True
+        mine = chosen[rows]
+        self.rows, self.gone = rows[mine], gone[mine]
+
+    def cut_out(self, batch: pa.RecordBatch, start: int, stop: int) -> pa.RecordBatch:
+        """The chosen documents of rows [start, stop), without the passages that stand elsewhere too."""
+        begin, end = np.searchsorted(self.rows, [start, stop])
+        gone = self.gone[begin:end]
+        if not gone.any():
+            return batch
         place = batch.schema.get_field_index("text")
-        _, _, counts = passage_hashes(batch.column(place), UNITS[cut.unit], cut.shortest)
-        total = int(counts.sum())
-        begin, end = np.searchsorted(gone, [passage, passage + total])
-        marks = np.zeros(total, bool)
-        marks[gone[begin:end] - passage] = True
-        passage += total
-        text, _ = drop_passages(batch.column(place), UNITS[cut.unit], cut.shortest, marks)
-        yield batch.set_column(place, "text", text)
+        text, _ = drop_passages(batch.column(place), UNITS[self.cut.unit], self.cut.shortest, gone)
+        return batch.set_column(place, "text", text)

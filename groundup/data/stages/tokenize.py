@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -95,14 +96,15 @@ def texts(here: Shard, part: str, columns: list[str], cut: Cut | None) -> Iterat
     """The documents of a part, a batch at a time. `cut`: which passages are left out."""
     stage = "split" if cut is None else passages.stage_of(cut.unit)
     parts = here.table(stage, "decisions.parquet", ["split"])["split"].cast(pa.string()).combine_chunks()
-    chosen = pc.fill_null(pc.equal(parts, part), False)
-    batches = here.batches(columns)
+    chosen = np.asarray(pc.fill_null(pc.equal(parts, part), False))
+    left = None if cut is None else passages.Passages(here, cut, chosen)
     start = 0
-    for batch in batches if cut is None else passages.without(here, cut, batches):
-        found = batch.filter(chosen.slice(start, len(batch)))
-        start += len(batch)
+    for batch in here.batches(columns):
+        stop = start + len(batch)
+        found = batch.filter(pa.array(chosen[start:stop]))
         if len(found):
-            yield found
+            yield found if left is None else left.cut_out(found, start, stop)
+        start = stop
 
 
 def _cut(arguments: dict[str, Any] | None) -> Cut | None:
