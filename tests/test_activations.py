@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from groundup.parallel.activations import checkpoint_activations
 from groundup.parallel.build import build_parallel
-from groundup.parallel.pipeline import Stage
+from groundup.parallel.stages import Stage
 from groundup.parity.tasks import made_up
 from groundup.recipe.layout import Layout
 from groundup.recipe.load import load

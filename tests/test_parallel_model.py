@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from groundup.models.init import fill
 from groundup.models.initial import Initial
-from groundup.parallel.pipeline import balanced, rank_of_stage, stages_of_rank
+from groundup.parallel.stages import balanced, rank_of_stage, stages_of_rank
 from groundup.parity.pool import Pool
 from groundup.part import Part, even_cut
 from groundup.recipe.parallel import Parallel

@@ -9,7 +9,7 @@ from typing import Any
 from groundup.console import size
 from groundup.dry_run.run import Widths, dry_run
 from groundup.errors import UserError
-from groundup.parallel.pipeline import rank_of_stage, stages_of_rank
+from groundup.parallel.stages import rank_of_stage, stages_of_rank
 from groundup.recipe.language import LanguageRecipe
 from groundup.recipe.layout import Layout
 from groundup.recipe.parallel_checks import legal_layout

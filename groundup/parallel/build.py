@@ -4,7 +4,7 @@ compilation, and FSDP; then its memory and its initial values, each rank its own
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -18,18 +18,14 @@ from groundup.parallel.decoder import cut_decoder
 from groundup.parallel.mesh import Mesh
 from groundup.parallel.model import ParallelModel, local
 from groundup.parallel.perceptron import cut_perceptron
-from groundup.parallel.pipeline import (
-    Pipeline,
-    Stage,
-    cut_points,
-    entering_shapes,
-    rank_of_stage,
-    stages_of_rank,
-)
 from groundup.parallel.sharding import shard_model
+from groundup.parallel.stages import Stage, cut_points, entering_shapes, rank_of_stage, stages_of_rank
 from groundup.recipe.layout import Layout
 from groundup.recipe.portions import microbatches, rows_of_microbatch
 from groundup.recipe.sections import Recipe
+
+if TYPE_CHECKING:
+    from groundup.parallel.pipeline import Pipeline
 
 
 class Task(Protocol):
@@ -105,6 +101,8 @@ def evaluation_rows(recipe: Recipe, model: ParallelModel, wanted: int) -> int:
 def _pipeline(
     task: Task, stages: dict[int, Stage], bounds: list[tuple[int, int]], recipe: Recipe, mesh: Mesh
 ) -> Pipeline:
+    from groundup.parallel.pipeline import Pipeline  # torch's schedules import its compiler, half a second's work
+
     layout = mesh.layout
     count, rows = microbatches(recipe, layout), rows_of_microbatch(recipe, layout)
     for stage in stages.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,9 +21,11 @@ from groundup.optim.muon import Whole
 from groundup.parallel.collectives import agreed, gather_for_all
 from groundup.parallel.cut import Cuts
 from groundup.parallel.mesh import Mesh
-from groundup.parallel.pipeline import Pipeline
 from groundup.part import Part
 from groundup.recipe.layout import Layout
+
+if TYPE_CHECKING:
+    from groundup.parallel.pipeline import Pipeline
 
 S = TypeVar("S", bound=Samples)
 T = TypeVar("T")

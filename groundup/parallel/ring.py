@@ -39,7 +39,6 @@ def own_pieces(x: Tensor, rank: int, ranks: int, dim: int) -> Tensor:
     return torch.cat([pieces[n] for n in pieces_of(rank, ranks)], dim)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend_in_ring(
     module: CoreAttention,
     group: ProcessGroup,
