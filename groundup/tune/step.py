@@ -13,6 +13,7 @@ from groundup.recipe.load import LoadedRecipe
 from groundup.recipe.sections import Recipe
 from groundup.recipe.table import TableRecipe
 from groundup.rundir import RunDir, fingerprint, read_json
+from groundup.train.signals import leave_if_asked
 from groundup.tune import results, space
 from groundup.tune.range_test import range_test
 from groundup.tune.study import Direction, base_of, finished, next_trial, open_study, propose, silence_optuna
@@ -61,6 +62,7 @@ def tune(loaded: LoadedRecipe, run: RunDir, trials: int | None = None) -> dict[s
             result = results.write(run, study, recipe, metric, found)
             bar.write(_line(result["trials"][trial.number], metric))
             bar.advance(1, _best_so_far(result))
+            leave_if_asked()
     if result["best"] is None:
         reasons = Counter(t["reason"] for t in result["trials"]).most_common(3)
         raise UserError(
