@@ -68,7 +68,7 @@ def _doubled_along_shard(patch: Patch) -> None:
 
 
 def _no_sum(patch: Patch) -> None:
-    patch.setattr(model, "_sum_flat", lambda tensors, group: None)
+    patch.setattr(model, "_sum_flat", lambda tensors, group, device: None)
 
 
 def _inputs_not_summed(patch: Patch) -> None:

@@ -14,6 +14,7 @@ from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from groundup.dry_run.observe import Seen, make_moments, observed_step
 from groundup.dry_run.stand_ins import ShapedTable, ShapedText, stand_ins
+from groundup.errors import UserError
 from groundup.optim.optimizers import build_optimizers
 from groundup.optim.precision import gradient_scaler
 from groundup.parallel.build import build_parallel
@@ -33,8 +34,15 @@ def dry_run(recipe: Recipe, layout: Layout, rank: int, widths: Widths | None = N
     """A step as one rank, and the micro-batches that were traced for it. torch.distributed must not be in use.
 
     Micro-batches are alike once the pipeline is full. Of a step with many, few are traced, and then one round more;
-    what that round adds stands for each of the rest.
+    what that round adds stands for each of the rest. Raises UserError for a recipe that offloads.
     """
+    if recipe.parallel.offload:
+        raise UserError(
+            "a dry run does not tell the host's memory from the GPU's",
+            where="parallel.offload",
+            advice="Run it with --set parallel.offload=false: of its memory, weights, gradients and optimizer are then "
+            "the host's, and activations the GPU's",
+        )
     count, samples = microbatches(recipe, layout), samples_of_rank(recipe, layout)
     few, unit = _enough(recipe, layout)
     alike = samples % count == 0 and (layout.pipeline > 1 or samples % recipe.train.micro_batch == 0)

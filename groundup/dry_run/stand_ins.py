@@ -176,7 +176,7 @@ def stand_ins(materialise: Callable[[Any, int, torch.device], None], gpu: bool) 
     can run on fake tensors; `gpu`: as a GPU would."""
     routing = _EvenRouting()
 
-    def materialise_chunks(model: ParallelModel, seed: int, device: torch.device) -> None:
+    def materialise_chunks(model: ParallelModel, seed: int, device: torch.device, home: torch.device) -> None:
         for chunk in model.chunks:
             materialise(chunk, seed, device)
 

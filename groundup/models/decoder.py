@@ -80,7 +80,7 @@ class Decoder(nn.Module):
         """Remake what is no parameter, which is lost when a meta model gets its memory."""
         for module in self.modules():
             if isinstance(module, Router):
-                module.reset_buffers()
+                module.reset_buffers(device)
         self._make_rotary(device)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:

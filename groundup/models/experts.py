@@ -35,10 +35,10 @@ class Router(nn.Module):
         self.register_buffer("load_E", torch.zeros(experts.count), persistent=False)
         self.sequence_counts = nn.Identity()  # where a sequence is cut over ranks, their sum
 
-    def reset_buffers(self) -> None:
-        self.load_E.zero_()
+    def reset_buffers(self, device: torch.device | str) -> None:
+        self.load_E = torch.zeros_like(self.load_E, device=device)
         if self.experts.balance == "bias":
-            self.bias_E.zero_()
+            self.bias_E = torch.zeros_like(self.bias_E, device=device)
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights [B, L, k] in fp32, expert ids [B, L, k], auxiliary loss (fp32 scalar, summed over tokens)."""

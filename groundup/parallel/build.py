@@ -73,7 +73,7 @@ def build_parallel(task: Task, recipe: Recipe, layout: Layout, device: torch.dev
         _prepare(task.layers(chunk), recipe)
         shard_model(root, task.layers(chunk), mesh, parallel, dtype)
     model = ParallelModel(chunks, roots, layout, mesh, cuts)
-    _materialise(model, recipe.seed, device)
+    _materialise(model, recipe.seed, device, torch.device("cpu") if parallel.offload else device)
     if stages:
         model.pipeline = _pipeline(task, stages, bounds, recipe, mesh)
         if tied:
@@ -123,9 +123,10 @@ def _tied_ranks(recipe: Recipe, mesh: Mesh) -> list[int]:
     return sorted({along[rank_of_stage(parallel, 0)], along[rank_of_stage(parallel, parallel.stages - 1)]})
 
 
-def _materialise(model: ParallelModel, seed: int, device: torch.device) -> None:
+def _materialise(model: ParallelModel, seed: int, device: torch.device, home: torch.device) -> None:
+    """home: where the parameters stay; buffers are on the device that computes."""
     for chunk in model.chunks:
-        chunk.to_empty(device=device)
+        chunk.to_empty(device=home)
         chunk.reset_buffers(device)  # type: ignore[operator]
         named = [(name, parameter) for name, parameter in chunk.named_parameters()]
         parts = {name: model.part(name, parameter) for name, parameter in named}

@@ -271,9 +271,10 @@ class ParallelModel:
             local(first.grad).add_(local(second.grad))
             second.grad = None
         if self.layout.tensor > 1:
-            _sum_flat([p.grad for n, p in named.items() if n in self.cuts.summed], self.mesh.group("tensor"))
+            grads = [p.grad for n, p in named.items() if n in self.cuts.summed]
+            _sum_flat(grads, self.mesh.group("tensor"), self.mesh.device)
         if len(self.tied_ranks) > 1 and "embedding.weight" in named:
-            _sum_flat([named["embedding.weight"].grad], self.mesh.group_of(self.tied_ranks))
+            _sum_flat([named["embedding.weight"].grad], self.mesh.group_of(self.tied_ranks), self.mesh.device)
 
     @torch.no_grad()
     def gradient_norm(self, loss: Tensor) -> Tensor:
@@ -284,7 +285,7 @@ class ParallelModel:
         """
         named = [(n, p) for n, p in self.named_parameters() if p.grad is not None]
         norms = torch._foreach_norm([local(p.grad) for _, p in named if p.grad is not None])
-        norm_P = torch.stack([norm.float() for norm in norms])
+        norm_P = torch.stack([norm.float() for norm in norms]).to(loss.device)
         if self.mesh is None:
             norm: Tensor = norm_P.norm()
             return norm
@@ -297,12 +298,12 @@ class ParallelModel:
         return both[0].sqrt()
 
 
-def _sum_flat(tensors: list[Tensor | None], group: dist.ProcessGroup) -> None:
-    """Sum tensors in place over a group, in one collective."""
+def _sum_flat(tensors: list[Tensor | None], group: dist.ProcessGroup, device: torch.device) -> None:
+    """Sum tensors in place over a group, in one collective on the device."""
     held = [local(x) for x in tensors if x is not None]
     if not held:
         return
-    flat = torch.cat([x.reshape(-1) for x in held])
+    flat = torch.cat([x.reshape(-1) for x in held]).to(device)
     dist.all_reduce(flat, group=group)
     for x, summed in zip(held, flat.split([x.numel() for x in held]), strict=True):
         x.copy_(summed.view_as(x))

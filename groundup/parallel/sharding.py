@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
     FSDPModule,
     MixedPrecisionPolicy,
+    OffloadPolicy,
     fully_shard,
 )
 from torch.distributed.tensor import Shard
@@ -31,7 +33,12 @@ def shard_model(root: nn.Module, layers: nn.ModuleList, mesh: Mesh, parallel: Pa
     # fp32 between layers. So do embedding, last norm, output projection and routers.
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     policy = exact if dtype == torch.float32 else replace(exact, param_dtype=dtype)
-    options: dict[str, Any] = {"reshard_after_forward": parallel.reshard_after_forward}
+    # Pinned memory is for copies to a GPU that nobody waits for.
+    offload = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda") if parallel.offload else OffloadPolicy()
+    options: dict[str, Any] = {
+        "reshard_after_forward": parallel.reshard_after_forward,
+        "offload_policy": offload,
+    }
     left_out: set[nn.Parameter] = set()
     for layer in layers:
         for module in layer.modules():

@@ -67,6 +67,11 @@ class Parallel(Section):
     reshard_after_forward: bool = Field(
         True, description="free gathered weights after the forward pass and gather them again for the backward pass"
     )
+    offload: bool = Field(
+        False,
+        description="keep each process's shards of weights, gradients and optimizer state in the host's memory, and "
+        "update them there; weights go to the GPU layer by layer",
+    )
     hang_timeout: PositiveFloat = Field(
         600.0, description="seconds without a finished step after which the job is ended"
     )

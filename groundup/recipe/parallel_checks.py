@@ -42,8 +42,9 @@ def parallel_problems(recipe: Recipe) -> Iterator[Problem]:
     yield from layout_problems(recipe, resolve(recipe.parallel, None))
 
 
-def layout_problems(recipe: Recipe, layout: Layout) -> list[Problem]:
-    """Why a recipe can't run in a layout; empty where it can. What only follows from another problem is left out."""
+def layout_problems(recipe: Recipe, layout: Layout, world_known: bool = False) -> list[Problem]:
+    """Why a recipe can't run in a layout; empty where it can. What only follows from another problem is left out.
+    world_known: the layout is of the processes there are, so that nothing in it is a guess."""
     problems: list[Problem] = []
     experts: list[Problem] = []
     if isinstance(recipe, LanguageRecipe):
@@ -58,8 +59,24 @@ def layout_problems(recipe: Recipe, layout: Layout) -> list[Problem]:
         problems += samples or ([] if layers else microbatch_problems(recipe, layout))
         problems += _combination(recipe, layout)
     problems += split_backward_problems(recipe, layout)
+    problems += _offload(recipe, layout, world_known)
     problems += _vocabulary(recipe, layout)
     return problems
+
+
+def _offload(recipe: Recipe, layout: Layout, world_known: bool) -> Iterator[Problem]:
+    if not recipe.parallel.offload:
+        return
+    path, optim = ("parallel", "offload"), recipe.optim
+    if layout.shard * layout.context == 1 and (world_known or recipe.parallel.shard != "auto"):
+        rests_on = (("parallel", "shard"), ("parallel", "context"))
+        yield Problem(path, "without shards nothing uses it", "parallel.shard above 1", rests_on)
+    if layout.expert > 1:
+        yield Problem(path, "experts cut over processes stay on their GPUs", "parallel.expert = 1", (("parallel",),))
+    if optim.optimizer == "muon":
+        yield Problem(path, "muon needs whole matrices on the GPU", 'optim.optimizer = "adamw"', (("optim",),))
+    if optim.precision == "fp16":
+        yield Problem(path, "the loss scale of fp16 looks at gradients on the GPU", '"bf16"', (("optim",),))
 
 
 def _vocabulary(recipe: Recipe, layout: Layout) -> Iterator[Problem]:
@@ -85,7 +102,7 @@ def legal_layout(recipe: Recipe, world: int | None, told: Callable[[Problem], Us
     don't multiply to the world.
     """
     layout = resolve(recipe.parallel, world)
-    problems = layout_problems(recipe, layout)
+    problems = layout_problems(recipe, layout, world is not None)
     if problems:
         raise RecipeError([told(problem) for problem in problems])
     return layout

@@ -101,6 +101,8 @@ def update(state: TrainState, norm: Tensor, recipe: Recipe, lr: float, task: Tas
 
     Where `skip` is 1 (fp32 scalar on the device, the same on all ranks) gradients are cleared and all else stays.
     """
+    if skip is not None and recipe.parallel.offload:
+        skip = skip.cpu()  # where the optimizer works, which has waited for the gradients already
     if skip is not None and skip.device.type == "cpu" and not skip:
         skip = None  # reading is free there, and a small model's optimizer is faster without
     if recipe.optim.clip_norm:
