@@ -49,7 +49,8 @@ def pool() -> Iterator[Pool]:
 
 
 def test_who_waits_for_others_gives_signs_of_life(pool: Pool) -> None:
-    assert max(pool.run(2, save_work.beats_while_waiting, 0.5)) < 0.3
+    waiting, _ = pool.run(2, save_work.beats_while_waiting, 0.5)
+    assert waiting < 0.3
 
 
 def test_a_checkpoint_that_one_rank_alone_does_not_see_is_not_damaged(pool: Pool, tmp_path: Path) -> None:
