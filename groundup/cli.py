@@ -355,9 +355,10 @@ def tune(target: Target, trials: int | None) -> dict[str, Any]:
     """Find the learning rate and search over the recipe's ranges."""
     from groundup import course
     from groundup.report.page import write_report
+    from groundup.train.signals import interruptible
     from groundup.tune.step import tune as search
 
-    with target.opened() as (loaded, folder):
+    with interruptible(), target.opened() as (loaded, folder):
         course.prepare(loaded, folder)
         found = search(loaded, folder, trials)
     page = write_report(folder.path)

@@ -18,7 +18,8 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slur
 REGROUP = signal.SIGUSR2  # of an agent to its workers: nodes come or go, so that the workers start anew
 
 
-_asked = ""  # the signal that asked to stop since `interruptible` was entered, whoever took it
+# The signal that asked to stop since `interruptible` was entered, whoever took it; None outside of it.
+_asked: str | None = None
 
 REPEAT_SECONDS = 0.5  # a repetition within it is the same request, sent to this process and to its group
 
@@ -26,7 +27,8 @@ REPEAT_SECONDS = 0.5  # a repetition within it is the same request, sent to this
 def note(number: int) -> None:
     """A handler in place of that of `interruptible` took this signal."""
     global _asked
-    _asked = signal.Signals(number).name
+    if _asked is not None:
+        _asked = signal.Signals(number).name
 
 
 def leave_if_asked() -> None:
@@ -79,6 +81,15 @@ def interruptible() -> Iterator[None]:
     """A stop raises Interrupted in this process, where nothing else takes the signal: before training and after it."""
     global _asked
     _asked = ""
+    try:
+        with _handlers():
+            yield
+    finally:
+        _asked = None
+
+
+@contextmanager
+def _handlers() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
