@@ -114,8 +114,8 @@ def _copies_in_norm(patch: Patch) -> None:
 
 
 def _after_cutting(patch: Patch, change: Callable[[Decoder, Mesh], None]) -> None:
-    def changed(model: Decoder, mesh: Mesh) -> Cuts:
-        cuts = decoder.cut_decoder(model, mesh)
+    def changed(model: Decoder, mesh: Mesh, ring: bool) -> Cuts:
+        cuts = decoder.cut_decoder(model, mesh, ring)
         change(model, mesh)
         return cuts
 
