@@ -89,8 +89,7 @@ class TableSplit:
     def _open(self, name: str, dtype: type[np.generic], dimensions: int) -> np.ndarray:
         path = self.folder / f"{name}.npy"
         try:
-            # Copy on write, though nothing writes: torch can't hold memory that must not be written.
-            array = np.load(path, mmap_mode="c", allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UserError(f"can't be read: {error}", where=str(path), advice="Run prepare again") from None
         if array.dtype != dtype or array.ndim != dimensions:
@@ -132,15 +131,19 @@ class TableStream:
 
     def samples(self, start: int, stop: int) -> Rows:
         """Samples [start, stop) of the shuffled stream."""
-        rows_B = torch.from_numpy(self.locate(start, stop))
-        features, labels = torch.from_numpy(self.split.features), torch.from_numpy(self.split.labels)
-        return self._rows(features.index_select(0, rows_B), labels.index_select(0, rows_B), start, stop)
+        rows = self.locate(start, stop)
+        return self._rows(self.split.features[rows], self.split.labels[rows], start, stop)
 
     def in_order(self, start: int, stop: int) -> Rows:
         """Rows [start, stop) of the part in the order of its files, for evaluation."""
         stop = min(stop, len(self.split))
-        features, labels = torch.from_numpy(self.split.features), torch.from_numpy(self.split.labels)
-        return self._rows(features[start:stop], labels[start:stop], start, stop)
+        # Copied, since torch can't hold memory that must not be written.
+        return self._rows(self.split.features[start:stop].copy(), self.split.labels[start:stop].copy(), start, stop)
 
-    def _rows(self, features_BF: Tensor, labels_B: Tensor, start: int, stop: int) -> Rows:
-        return Rows(features_BF, labels_B, torch.ones(stop - start), torch.arange(start, stop))
+    def _rows(self, features_BF: np.ndarray, labels_B: np.ndarray, start: int, stop: int) -> Rows:
+        return Rows(
+            torch.from_numpy(features_BF),
+            torch.from_numpy(labels_B),
+            torch.ones(stop - start),
+            torch.arange(start, stop),
+        )
