@@ -22,7 +22,7 @@ import torch
 
 from groundup.data.batches.stream import TokenStream
 from groundup.data.tokens.index import document_lengths
-from groundup.data.tokens.pack import packed_windows
+from groundup.data.tokens.packed import packed_windows
 from groundup.data.tokens.shards import checksum, open_sources
 
 SHARD_TOKENS = 32_000_000

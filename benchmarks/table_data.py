@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from groundup.data.prepare import cache_folder
+from groundup.data.inputs import cache_folder
 
 PARTS = ("train", "t10k")
 

@@ -63,6 +63,19 @@ def _prepare_step(loaded: LoadedRecipe) -> Any:
     return text_step
 
 
+def _prepare_inputs(loaded: LoadedRecipe) -> tuple[list[Any], str]:
+    """The recipe's files, and the fingerprint of all that the prepared data depends on."""
+    if isinstance(loaded.recipe, TableRecipe):
+        from groundup.data.table import inputs as table_inputs
+
+        table = table_inputs.find_files(loaded)
+        return table, table_inputs.inputs(loaded, table)
+    from groundup.data import inputs as text_inputs
+
+    files = text_inputs.find_files(loaded)
+    return files, text_inputs.inputs(loaded, files)
+
+
 def _data_intact(loaded: LoadedRecipe, run: RunDir) -> bool:
     """Whether the prepared data is there, a text's token files as they were made."""
     manifest = read_json(run.data / "manifest.json")
@@ -81,9 +94,8 @@ def _data_intact(loaded: LoadedRecipe, run: RunDir) -> bool:
 
 def refuse_unprepared(loaded: LoadedRecipe, run: RunDir) -> None:
     """Raise UserError where the run folder doesn't hold the recipe's data."""
-    step = _prepare_step(loaded)
     record = run.record("prepare")
-    inputs = step.inputs(loaded, step.find_files(loaded))
+    _, inputs = _prepare_inputs(loaded)
     if record is None or record.fingerprint != inputs or not _data_intact(loaded, run):
         raise UserError(
             "this recipe's data is not prepared here, and no node of those that come and go prepares it",
@@ -97,12 +109,11 @@ def prepare(loaded: LoadedRecipe, run: RunDir, *, executor: str = "auto") -> Out
     `executor`: where the tasks of a text's stages run."""
     from groundup.lineage import lineage
 
-    step = _prepare_step(loaded)
     write_atomically(run.path / "lineage.json", json.dumps(lineage(loaded), indent=1))
-    files = step.find_files(loaded)
-    inputs = step.inputs(loaded, files)
+    files, inputs = _prepare_inputs(loaded)
 
     def work() -> dict[str, Any]:
+        step = _prepare_step(loaded)
         more = {} if isinstance(loaded.recipe, TableRecipe) else {"kind": executor}
         manifest = step.prepare(loaded, run, files, inputs, **more)
         say(step.summary(manifest))

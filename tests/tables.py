@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from groundup.data.table.prepare import find_files, inputs, prepare
+from groundup.data.table.inputs import find_files, inputs
+from groundup.data.table.prepare import prepare
 from groundup.data.table.preprocess import Preprocessor
 from groundup.data.table.stream import TableSplit
 from groundup.recipe.load import load

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.data.batches.stream import TokenStream
-from groundup.data.tokens.pack import PackedWindows, best_fit, pack, packed_windows
+from groundup.data.tokens.pack import best_fit, pack
+from groundup.data.tokens.packed import PackedWindows, packed_windows
 from groundup.data.tokens.shards import TokenFiles, TokenSource
 
 LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=80)

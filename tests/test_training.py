@@ -134,6 +134,21 @@ def test_longer_duration_goes_on_from_the_end(trained: Path) -> None:
     assert len(made_by["recipe_sha256"]) == 64
 
 
+def test_a_training_process_holds_no_libraries_of_preparing(trained: Path) -> None:
+    """Each rank would pay for them, in memory and in time to start."""
+    words = ["train", str(trained), "--set", 'train.duration="40 steps"', "--json"]
+    program = (
+        "import atexit, sys\nfrom groundup.cli import cli\n"
+        "heavy = {'numba', 'pyarrow', 'scipy', 'transformers'}\n"
+        "atexit.register(lambda: print(sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
+        f"cli({words!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == 40
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(trained: Path) -> None:
     newest = trained / "checkpoints" / "step-00000012"
     data = next(newest.glob("*/rank-0.bin"))

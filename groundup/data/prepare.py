@@ -7,7 +7,6 @@ RUN/data/ holds the result alone, and is replaced only once the new one is whole
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from groundup.console import Bar, say, size
 from groundup.data.execute.executor import choose, cores, executor
 from groundup.data.execute.task import Done, drop_damaged, sweep, versions
 from groundup.data.explain import look
+from groundup.data.inputs import check_length
 from groundup.data.read.slices import Slice, slice_files
-from groundup.data.read.sources import SourceFile, named, resolve
-from groundup.data.stages import decide, evaluations, filter, leaks, passages, read, recall, tokenize
+from groundup.data.read.sources import SourceFile, named
+from groundup.data.stages import decide, filter, leaks, passages, read, recall, tokenize
 from groundup.data.stages.decide import SPLITS
 from groundup.data.stages.judge import judge
 from groundup.data.stages.read import MALFORMED
@@ -39,39 +39,9 @@ PROCESS_BYTES = 600 << 20  # what a process of this step takes, with its librari
 PARTITION_BYTES = 256 << 20
 
 
-def cache_folder() -> Path:
-    """Where fetched archives are kept: $GROUNDUP_CACHE, or ~/.cache/groundup."""
-    return Path(os.environ.get("GROUNDUP_CACHE") or Path.home() / ".cache" / "groundup")
-
-
 def _recipe(loaded: LoadedRecipe) -> LanguageRecipe:
     assert isinstance(loaded.recipe, LanguageRecipe)
     return loaded.recipe
-
-
-def find_files(loaded: LoadedRecipe) -> list[list[SourceFile]]:
-    """The files of each source; archives are fetched now. Raises UserError where there is nothing."""
-    sources = _recipe(loaded).data.sources
-    if not sources:
-        raise UserError(
-            "the recipe names no source of text",
-            where="data.sources",
-            expected='at least one, for example sources = [{ path = "corpus/*.jsonl" }]',
-        )
-    return [resolve(source, loaded.base, cache_folder()) for source in named(sources)]
-
-
-def inputs(loaded: LoadedRecipe, files: list[list[SourceFile]]) -> str:
-    """Fingerprint of all that the step's result depends on. A file counts by name, size and time of change."""
-    recipe = _recipe(loaded)
-    tokenizer = Tokenizer(Path(recipe.tokenizer.path)).sha256 if recipe.tokenizer.path else None
-    stats = [[(f.name, *f.state()) for f in group] for group in files]
-    data = recipe.data.model_dump(exclude={"memory", "workers"})
-    section = recipe.data.decontaminate
-    evaluation = evaluations.state(evaluations.files_of(section, loaded.base)) if section is not None else None
-    code = filter.code(recipe.data, loaded.base)
-    tokenizing = [recipe.tokenizer.model_dump(), tokenizer]
-    return fingerprint([versions(), data, tokenizing, recipe.seed, stats, evaluation, code])
 
 
 def prepare(
@@ -288,18 +258,6 @@ def _manifest(
         "stages": [stage.as_dict() for stage in stages.by_name.values()],
         "peak_memory_mb": stages.peak_memory_mb(),
     }
-
-
-def check_length(length: int, manifest: dict[str, Any]) -> None:
-    """Raise UserError where the training part is shorter than one sample."""
-    tokens = manifest["splits"]["train"]["tokens"]
-    if tokens < length + 1:
-        raise UserError(
-            f"a sample is {length} tokens long, but the train part has only {tokens}",
-            where="train.sequence_length",
-            expected=f"less than {tokens}",
-            advice="Shorten it or add text",
-        )
 
 
 def summary(manifest: dict[str, Any]) -> str:

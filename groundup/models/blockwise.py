@@ -3,8 +3,8 @@
 torch's fused attention is built for GPUs first: on a CPU it is slower than this at up to about a thousand tokens
 (docs/lab-notes.md). Only the keys a block can see are multiplied. Probabilities are kept for the backward pass, half of
 L per head and token, where FlashAttention computes them again: at these lengths memory is there and time is not.
-Rotation and scaling are done while heads are laid out for the products. All of it is fp32, whatever comes in: it is
-still ahead of torch's own in bf16.
+Rotation and scaling are done while heads are laid out for the products. All of it is computed in fp32, whatever comes
+in: it is still ahead of torch's own in bf16. What is kept for the backward pass is in the format that came in.
 
 Where a row holds several documents, a token sees its own only: `documents`, int64 [B, L].
 
@@ -14,7 +14,7 @@ Q queries of a block, S keys seen by it, P probabilities of all blocks in one bu
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -65,10 +65,10 @@ def _forward(
     sin_LK: Tensor,
     documents_BL: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Output [B, L, H, K] in the queries' format, and what the backward pass needs, in fp32: rotated and scaled
-    queries, rotated keys, values, probabilities."""
+    """Output [B, L, H, K], and what the backward pass needs: rotated and scaled queries, rotated keys, values,
+    probabilities; all in the queries' format."""
     b, length, h, width = query_BLHK.shape
-    g = key_BLGK.shape[2]
+    g, dtype = key_BLGK.shape[2], query_BLHK.dtype
     n, r = b * g, h // g
     scale = width**-0.5
     query = torch.empty(b, g, h // g, length, width)
@@ -78,13 +78,14 @@ def _forward(
     value_NLK = torch.empty(n, length, width)
     value_NLK.view(b, g, length, width).copy_(value_BLGK.transpose(1, 2))
     query_NRLK, key_NLK = query.view(n, r, length, width), key.view(n, length, width)
-    out_BLHK = torch.empty(b, length, h, width, dtype=query_BLHK.dtype)
+    out_BLHK = torch.empty(b, length, h, width, dtype=dtype)
     out = _heads_first(out_BLHK, g)
     blocks = _blocks(n * r, length)
-    all_probabilities_P = torch.empty(blocks[-1][1].stop)
+    all_probabilities_P = torch.empty(blocks[-1][1].stop, dtype=dtype)
     for block, place in blocks:
         size = block.stop - block.start
-        scores = all_probabilities_P[place].view(n, r * size, block.stop)
+        kept = all_probabilities_P[place].view(n, r * size, block.stop)
+        scores = kept if dtype == torch.float32 else torch.empty_like(kept, dtype=torch.float32)
         torch.bmm(query_NRLK[:, :, block].reshape(n, -1, width), key_NLK[:, : block.stop].mT, out=scores)
         scores.view(n, r, size, block.stop)[..., block] += _future(size)
         if documents_BL is not None:
@@ -92,7 +93,9 @@ def _forward(
             scores.view(b, h, size, block.stop).masked_fill_(others[:, None], float("-inf"))
         probabilities = torch.softmax(scores, -1, out=scores)
         out[:, :, :, block] = torch.bmm(probabilities, value_NLK[:, : block.stop]).view(b, g, r, size, width)
-    return out_BLHK, query_NRLK, key_NLK, value_NLK, all_probabilities_P
+        if kept is not scores:
+            kept.copy_(probabilities)
+    return out_BLHK, query_NRLK.to(dtype), key_NLK.to(dtype), value_NLK.to(dtype), all_probabilities_P
 
 
 @torch.library.custom_op("groundup::rotary_attention_backward", mutates_args=())
@@ -110,13 +113,14 @@ def _backward(
     g, dtype = key_NLK.shape[0] // b, grad_BLHK.dtype
     scale = width**-0.5
     grad = _heads_first(grad_BLHK.float(), g)
+    query_NRLK, key_NLK, value_NLK = query_NRLK.float(), key_NLK.float(), value_NLK.float()
     grad_query_NRLK = torch.empty_like(query_NRLK)
     grad_key_NLK, grad_value_NLK = torch.empty_like(key_NLK), torch.empty_like(value_NLK)
     n, r = b * g, h // g
     # The last block sees all keys, so its part is what the others are added to.
     for block, place in reversed(_blocks(n * r, length)):
         seen = slice(0, block.stop)
-        probabilities = all_probabilities_P[place].view(n, -1, block.stop)
+        probabilities = all_probabilities_P[place].view(n, -1, block.stop).float()
         query = query_NRLK[:, :, block].reshape(n, -1, width)
         grad_out = grad[:, :, :, block].reshape(n, -1, width)
         if block.stop == length:
@@ -145,7 +149,7 @@ def _backward(
 def _(query_BLHK: Tensor, key_BLGK: Tensor, value_BLGK: Tensor, *_: Tensor | None) -> tuple[Tensor, ...]:
     b, length, h, width = query_BLHK.shape
     g = key_BLGK.shape[2]
-    empty = partial(query_BLHK.new_empty, dtype=torch.float32)
+    empty = query_BLHK.new_empty
     n, probabilities = b * g, empty(_blocks(b * h, length)[-1][1].stop)
     folded = (empty((n, h // g, length, width)), empty((n, length, width)), empty((n, length, width)))
     return query_BLHK.new_empty(b, length, h, width), *folded, probabilities

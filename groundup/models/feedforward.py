@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 _CACHED_BYTES = 512 << 10  # of one operand
 
@@ -26,6 +27,10 @@ def _portions(x_NF: Tensor) -> list[slice]:
 def _rows(x: Tensor) -> Tensor:
     """Whatever stands before the last dimension as one."""
     return x.reshape(-1, x.shape[-1])
+
+
+def _gated(gate_BLF: Tensor, up_BLF: Tensor) -> Tensor:
+    return F.silu(gate_BLF) * up_BLF
 
 
 class _DownOfGated(torch.autograd.Function):
@@ -64,8 +69,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         gate_BLF, up_BLF = self.gate(x_BLD), self.up(x_BLD)
-        if gate_BLF.device.type != "cpu" or gate_BLF.dtype != torch.float32 or torch.compiler.is_compiling():
-            y_BLD: Tensor = self.down(F.silu(gate_BLF) * up_BLF)
+        if torch.compiler.is_compiling():
+            inner_BLF = checkpoint(_gated, gate_BLF, up_BLF, use_reentrant=False)
+            y_BLD: Tensor = self.down(inner_BLF)
+            return y_BLD
+        if gate_BLF.device.type != "cpu" or gate_BLF.dtype != torch.float32:
+            y_BLD = self.down(_gated(gate_BLF, up_BLF))
             return y_BLD
         y_ND: Tensor = _DownOfGated.apply(_rows(gate_BLF), _rows(up_BLF), self.down.weight)
         return y_ND.view_as(x_BLD)

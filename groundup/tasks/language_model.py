@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from groundup.data.batches.batch import Batch
 from groundup.data.batches.stream import TokenStream
-from groundup.data.prepare import check_length
-from groundup.data.tokens.pack import packed_windows
+from groundup.data.inputs import check_length
+from groundup.data.tokens.packed import packed_windows
 from groundup.data.tokens.shards import open_sources
 from groundup.data.tokens.tokenizer import Tokenizer
 from groundup.errors import UserError
@@ -136,11 +136,15 @@ class LanguageModel:
 
     def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
         """Of each sample its source, window, tokens [first, end) in the source, and the ids of its documents."""
-        return self.train.documents(start, stop)
+        from groundup.data.batches import origins
+
+        return origins.documents(self.train, start, stop)
 
     def origins(self, start: int, stop: int) -> list[dict[str, Any]]:
         """Each document of each sample: sample, id, source, file, offset in the file."""
-        return self.train.origins(start, stop)
+        from groundup.data.batches import origins
+
+        return origins.origins(self.train, start, stop)
 
     def after_step(
         self, model: Decoder, sum_over_tokens: Callable[[Tensor], Tensor], skip: Tensor | None = None

@@ -1,76 +1,63 @@
-"""The innermost loop of the batch stream: from token ids as they lie in files to the arrays of a batch.
+"""The innermost part of the batch stream: from token ids as they lie in files to the arrays of a batch.
 
 Shapes: B samples, L tokens of a sample, P pieces of samples.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def fill(
+class Filled(NamedTuple):
+    """tokens, labels: int64 [B, L]; weights: fp32 [B, L]; documents: int64 [B, L], None where each row has only one."""
+
+    tokens: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    documents: NDArray[np.int64] | None
+
+
+def fill_windows(raw: NDArray[Any], found: NDArray[np.int64], start_id: int, joined: bool) -> Filled:
+    """Rows that are cut out of a run of tokens.
+
+    raw: [B, L + 1], of whose rows `found` [B] tokens are there and the others are `start_id`. Documents begin at start
+    tokens; one counts as a label only where it ends the document before (`joined`).
+    """
+    starts = raw == start_id
+    documents = np.cumsum(starts[:, :-1], 1, np.int64) if starts[:, 1:-1].any() else None
+    labels = raw[:, 1:].astype(np.int64)
+    weights = (np.ones_like(starts[:, 1:]) if joined else ~starts[:, 1:]).astype(np.float32)
+    for row in np.flatnonzero(found <= labels.shape[1]):
+        weights[row, max(0, found[row] - 1) :] = 0.0
+    return Filled(raw[:, :-1].astype(np.int64), labels, weights, documents)
+
+
+def fill_pieces(
     raw: NDArray[Any],
     found: NDArray[np.int64],
+    begin: NDArray[np.int64],
     row: NDArray[np.int64],
-    first: NDArray[np.int64],
     length: NDArray[np.int64],
-    start_id: int,
-    joined: bool,
-    packed: bool,
-    tokens: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    documents: NDArray[np.int64],
-) -> bool:
-    """Fill tokens, labels, weights, documents [B, L]; whether a row has several documents.
+    width: int,
+) -> Filled:
+    """Rows of `width` tokens that are filled by pieces, each a document.
 
-    `raw`: of each piece length + 1 tokens, one piece after the other, of which `found` are there and the others are
-    `start_id`. Piece p fills columns [first[p], first[p] + length[p]) of row[p]; pieces are in order of rows and
-    columns. A row's rest is of start tokens, without weight. `packed`: each piece is a document, its labels all count.
-    Otherwise documents begin at start tokens, and a start token counts as a label only where it ends the document
-    before (`joined`).
+    raw: of each piece its length + 1 tokens, from `begin` on, of which `found` are there: so many labels count, but for
+    the first token. The pieces, int64 [P], are in the order of their rows.
     """
-    several = False
-    base = 0
-    number = 0
-    width = tokens.shape[1]
-    for p in range(len(row)):
-        r, o, n = row[p], first[p], length[p]
-        number = number + 1 if o else 1
-        source = raw[base : base + n + 1]
-        tokens_L, labels_L = tokens[r, o : o + n], labels[r, o : o + n]
-        weights_L, documents_L = weights[r, o : o + n], documents[r, o : o + n]
-        for t in range(n):
-            tokens_L[t] = source[t]
-        for t in range(n):
-            labels_L[t] = source[t + 1]
-        counted = min(n, max(0, found[p] - 1))
-        weights_L[:counted] = 1.0
-        weights_L[counted:] = 0.0
-        if packed:
-            documents_L[:] = number
-            several = several or o > 0
-        else:
-            document = 0
-            for t in range(n):
-                document += source[t] == start_id
-                documents_L[t] = document
-            several = several or document != documents_L[0]
-            if not joined:
-                for t in range(n):
-                    if source[t + 1] == start_id:
-                        weights_L[t] = 0.0
-        if p + 1 == len(row) or row[p + 1] != r:
-            for t in range(o + n, width):
-                tokens[r, t] = start_id
-                labels[r, t] = start_id
-                weights[r, t] = 0.0
-                documents[r, t] = number + 1
-            several = several or o + n < width
-        base += n + 1
-    return several
+    taken = np.ones(len(raw), bool)
+    taken[begin + length] = False
+    tokens = raw[taken].reshape(-1, width).astype(np.int64)
+    taken[begin + length], taken[begin] = True, False
+    labels = raw[taken].reshape(-1, width).astype(np.int64)
+    weights = np.ones(tokens.shape, np.float32)
+    ends, counted = np.cumsum(length), np.maximum(found - 1, 0)
+    for p in np.flatnonzero(counted < length):
+        weights.reshape(-1)[ends[p] - length[p] + counted[p] : ends[p]] = 0.0
+    if len(row) == len(tokens):
+        return Filled(tokens, labels, weights, None)
+    number = np.arange(len(row)) - np.searchsorted(row, row) + 1
+    return Filled(tokens, labels, weights, np.repeat(number, length).reshape(-1, width))

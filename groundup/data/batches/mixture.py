@@ -3,61 +3,55 @@
 Of a cycle of N samples, source s has c_s. Its j-th lies at (j + 1/2) / c_s of the cycle, and all are taken in the order
 of these places. So over any stretch of samples a source has its share, to within one or two per source, and the n-th
 place is found by bisection, nothing is stored.
+
+Shapes: N samples, S sources.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 _CYCLE = 1 << 40  # samples of a cycle of weights: shares are exact to a part in 10^12
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _at_most(count: int, place: float) -> int:
-    """How many of a source's places are at most `place`; the places are as (j + 1/2) / count is rounded."""
-    j = int(np.floor(place * count + 0.5))
-    while j > 0 and (j - 0.5) / count > place:
-        j -= 1
-    while j < count and (j + 0.5) / count <= place:
-        j += 1
-    return j
+def _at_most(counts_S: NDArray[np.int64], place_N: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many of each source's places are at most `place`, [N, S]; the places are as (j + 1/2) / count is rounded."""
+    place_N1 = place_N[:, None]
+    j_NS = np.floor(place_N1 * counts_S + 0.5).astype(np.int64)
+    while (more := (j_NS > 0) & ((j_NS - 0.5) / counts_S > place_N1)).any():
+        j_NS -= more
+    while (less := (j_NS < counts_S) & ((j_NS + 0.5) / counts_S <= place_N1)).any():
+        j_NS += less
+    return j_NS
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _locate(
-    slots: NDArray[np.int64], counts: NDArray[np.int64], source: NDArray[np.int64], rank: NDArray[np.int64]
-) -> None:
-    total = counts.sum()
-    sources = len(counts)
-    for i in range(len(slots)):
-        wanted = slots[i] + 1
-        # Each source is within one of its share, so the place is near.
-        low, high = max(0.0, (wanted - sources - 2) / total), min(1.0, (wanted + sources + 2) / total)
-        # The smallest place with `wanted` places up to it: between two neighbours, or where one is left.
-        while True:
-            middle = low + (high - low) / 2
-            if middle <= low or middle >= high:
-                break
-            found = 0
-            for s in range(sources):
-                found += _at_most(counts[s], middle)
-            if found >= wanted:
-                high = middle
-            else:
-                low = middle
-        # Places equal to `high` are of different sources, in their order.
-        before = 0
-        for s in range(sources):
-            before += _at_most(counts[s], low)
-        for s in range(sources):
-            first = _at_most(counts[s], low)
-            here = _at_most(counts[s], high) - first
-            if before + here >= wanted:
-                source[i], rank[i] = s, first + wanted - before - 1
-                break
-            before += here
+def _locate(slots_N: NDArray[np.int64], counts_S: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Source of each slot of a cycle, and how many of that source's places come before."""
+    total, sources = int(counts_S.sum()), len(counts_S)
+    wanted_N = slots_N + 1
+    # Each source is within one of its share, so the place is near.
+    low_N = np.maximum(0.0, (wanted_N - sources - 2) / total)
+    high_N = np.minimum(1.0, (wanted_N + sources + 2) / total)
+    # The smallest place with `wanted` places up to it: between two neighbours, or where one is left.
+    open_ = np.arange(len(slots_N))
+    while len(open_):
+        low, high = low_N[open_], high_N[open_]
+        middle = low + (high - low) / 2
+        between = (middle > low) & (middle < high)
+        open_, middle = open_[between], middle[between]
+        reached = _at_most(counts_S, middle).sum(1) >= wanted_N[open_]
+        high_N[open_[reached]] = middle[reached]
+        low_N[open_[~reached]] = middle[~reached]
+    # Places equal to `high` are of different sources, in their order.
+    first_NS = _at_most(counts_S, low_N)
+    here_NS = _at_most(counts_S, high_N) - first_NS
+    missing_N = wanted_N - first_NS.sum(1)
+    upto_NS = np.cumsum(here_NS, 1)
+    source_N = (upto_NS >= missing_N[:, None]).argmax(1)
+    rows = np.arange(len(slots_N))
+    before_N = upto_NS[rows, source_N] - here_NS[rows, source_N]
+    return source_N, first_NS[rows, source_N] + missing_N - before_N - 1
 
 
 class Mixture:
@@ -78,6 +72,5 @@ class Mixture:
 
     def locate(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         cycle, slot = np.divmod(samples, self.cycle)
-        source, rank = np.empty_like(slot), np.empty_like(slot)
-        _locate(slot, self.counts, source, rank)
+        source, rank = _locate(slot, self.counts)
         return source, cycle * self.counts[source] + rank

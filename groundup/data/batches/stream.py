@@ -8,23 +8,20 @@ Shapes: B samples, L tokens of a sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
 
 from groundup.data.batches.batch import Batch
-from groundup.data.batches.fill import fill
+from groundup.data.batches.fill import fill_pieces, fill_windows
 from groundup.data.batches.mixture import Mixture
 from groundup.data.batches.permutation import permute
-from groundup.data.tokens.index import DocumentIndex
-from groundup.data.tokens.pack import PackedWindows
+from groundup.data.tokens.packed import PackedWindows
 from groundup.data.tokens.shards import TokenSource
 
 Integers = NDArray[np.int64]
+_CHUNK = 1 << 12  # samples that are located at once
 
 
 class TokenStream:
@@ -66,6 +63,8 @@ class TokenStream:
             passes = np.array([1.0 if s.epochs is None else s.epochs for s in sources])
             self.mixture = Mixture(np.maximum(1, np.rint(passes * self.windows)).astype(np.int64))
             self.samples_per_epoch = self.mixture.cycle
+        self._chunk_start = -1
+        self._chunk = np.empty(0, np.int64), np.empty(0, np.int64)
 
     def locate(self, samples: Integers) -> tuple[Integers, Integers]:
         """Source and window of each sample."""
@@ -88,53 +87,20 @@ class TokenStream:
         keys = [xxhash.xxh3_64_intdigest(f"{source}/{epoch}".encode(), seed=self.seed) for epoch in unique]
         return np.array(keys, np.uint64)[inverse]
 
+    def windows_of(self, start: int, stop: int) -> tuple[Integers, Integers]:
+        """Source and window of each of samples [start, stop) of the shuffled stream."""
+        first = start - start % _CHUNK
+        if self._chunk_start != first or stop > first + len(self._chunk[0]):
+            # Small batches share one computation of a chunk; what is kept never changes an answer.
+            size = -(-(stop - first) // _CHUNK) * _CHUNK
+            self._chunk = self.locate(np.arange(first, first + size, dtype=np.int64))
+            self._chunk_start = first
+        source, window = self._chunk
+        return source[start - first : stop - first], window[start - first : stop - first]
+
     def samples(self, start: int, stop: int) -> Batch:
         """Samples [start, stop) of the shuffled stream."""
-        return self._batch(*self.locate(np.arange(start, stop, dtype=np.int64)))
-
-    def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Of each of samples [start, stop): source, window, tokens [first, end) in the source of each of its pieces (of
-        all of it, where nothing is packed), ids of its documents."""
-        return [
-            {
-                "sample": sample,
-                "source": index.source.name,
-                "window": window,
-                "tokens": spans[0] if self.packed is None else spans,
-                "documents": [name for begin, end in spans for name in index.between(begin, end)],
-            }
-            for sample, index, window, spans in self._spans(start, stop)
-        ]
-
-    def origins(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Each document of each of samples [start, stop): sample, id, source, file, offset in the file."""
-        return [
-            {
-                "sample": sample,
-                "id": row["id"],
-                "source": index.source.name,
-                "file": row["file"],
-                "offset": row["offset"],
-            }
-            for sample, index, _, spans in self._spans(start, stop)
-            for begin, end in spans
-            for row in index.rows(begin, end)
-        ]
-
-    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, DocumentIndex, int, list[list[int]]]]:
-        """Of each sample: the index of its source, its window, and the tokens [first, end) of its pieces."""
-        source, window = self.locate(np.arange(start, stop, dtype=np.int64))
-        indexes: dict[int, DocumentIndex] = {}
-        for sample, s, w in zip(range(start, stop), source.tolist(), window.tolist(), strict=True):
-            index = indexes.setdefault(s, DocumentIndex(self.sources[s]))
-            _, first, length = self._pieces(np.array([s]), np.array([w]))
-            # A label at a window's end may be of the next document; at a piece's end it closes its own.
-            last = 1 if self.packed is None else 0
-            spans = [
-                [begin, min(begin + count + last, self.sources[s].tokens)]
-                for begin, count in zip(first.tolist(), length.tolist(), strict=True)
-            ]
-            yield sample, index, w, spans
+        return self._batch(*self.windows_of(start, stop))
 
     def in_order(self, start: int, stop: int) -> Batch:
         """Windows [start, stop) in the order of the text, for evaluation."""
@@ -142,7 +108,7 @@ class TokenStream:
         source = np.searchsorted(self.ends, window, side="right")
         return self._batch(source, window - (self.ends - self.windows)[source])
 
-    def _pieces(self, source: Integers, window: Integers) -> tuple[Integers, Integers, Integers]:
+    def pieces(self, source: Integers, window: Integers) -> tuple[Integers, Integers, Integers]:
         """The pieces of these windows, in order: row of the batch, first token in its source, inputs."""
         if self.packed is None:
             rows = np.arange(len(source))
@@ -152,9 +118,20 @@ class TokenStream:
         whole = np.concatenate(pieces)
         return np.repeat(np.arange(len(source)), [len(p) for p in pieces]), whole[:, 0], whole[:, 1]
 
+    def _with_rests(
+        self, source: Integers, row: Integers, first: Integers, length: Integers
+    ) -> tuple[Integers, Integers, Integers]:
+        """The pieces, and where they leave room in their row one more, behind its source's last token."""
+        room = self.length - np.bincount(row, length, len(source)).astype(np.int64)
+        short = np.flatnonzero(room)
+        place = np.searchsorted(row, short, "right")
+        behind = [self.sources[s].tokens for s in source[short].tolist()]
+        return np.insert(row, place, short), np.insert(first, place, behind), np.insert(length, place, room[short])
+
     def _batch(self, source: Integers, window: Integers) -> Batch:
-        shape = len(source), self.length
-        row, first, length = self._pieces(source, window)
+        row, first, length = self.pieces(source, window)
+        if self.packed is not None:
+            row, first, length = self._with_rests(source, row, first, length)
         begin = np.cumsum(length + 1) - length - 1
         raw = np.empty(int(begin[-1] + length[-1] + 1), np.result_type(*(s.dtype for s in self.sources)))
         found = np.empty(len(row), np.int64)
@@ -165,27 +142,10 @@ class TokenStream:
             found[p] = have = of.read_into(raw[at : at + count + 1], token)
             if have <= count:
                 raw[at + have : at + count + 1] = self.start_id
-        column = np.cumsum(length) - length
-        column -= column[np.searchsorted(row, row)]
-        tokens, labels, documents = np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape, np.int64)
-        weights = np.empty(shape, np.float32)
-        several = fill(
-            raw,
-            found,
-            row,
-            column,
-            length,
-            self.start_id,
-            self.joined,
-            self.packed is not None,
-            tokens,
-            labels,
-            weights,
-            documents,
-        )
-        return Batch(
-            torch.from_numpy(tokens),
-            torch.from_numpy(labels),
-            torch.from_numpy(weights),
-            torch.from_numpy(documents) if several else None,
-        )
+        if self.packed is None:
+            filled = fill_windows(raw.reshape(len(source), -1), found, self.start_id, self.joined)
+        else:
+            filled = fill_pieces(raw, found, begin, row, length, self.length)
+        tokens, labels, weights = (torch.from_numpy(array) for array in filled[:3])
+        documents = None if filled.documents is None else torch.from_numpy(filled.documents)
+        return Batch(tokens, labels, weights, documents)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from groundup.data.decontaminate.files import files_of, state
 from groundup.data.decontaminate.index import Array, build_index, load_index, save_index
 from groundup.data.decontaminate.items import read_items
 from groundup.data.decontaminate.match import MATCHES, hits, item_hits, matches, report
@@ -23,7 +23,6 @@ from groundup.data.execute.task import Done, Task
 from groundup.data.stages.read import clean_bytes
 from groundup.data.stages.run import Stages
 from groundup.data.stages.shard import Shard
-from groundup.errors import UserError
 from groundup.recipe.language import Decontamination
 from groundup.rundir import fingerprint
 
@@ -38,27 +37,6 @@ class Before(NamedTuple):
 
     filtered: bool
     repeats: int
-
-
-def files_of(section: Decontamination, base: Path) -> list[Path]:
-    """The evaluation files, sorted. A relative path starts at `base`, the recipe's folder, or else at the working
-    directory. Raises UserError where nothing is there."""
-    found: list[Path] = []
-    for pattern in section.files:
-        here = [Path(path) for start in (base, Path()) for path in glob.glob(str(start / pattern), recursive=True)]
-        if not here:
-            raise UserError(
-                "there is no such evaluation file",
-                where=f"data.decontaminate.files: {pattern}",
-                expected=f"a file in {base.absolute()} or in the working directory",
-            )
-        found += here
-    return sorted({path.absolute() for path in found})
-
-
-def state(files: Sequence[Path]) -> str:
-    """Changes with the files: sizes and times of change."""
-    return fingerprint([[path.stat().st_size, path.stat().st_mtime_ns] for path in files])
 
 
 def run(

@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 
 from groundup import __version__
 from groundup.console import Bar, say, size
-from groundup.data.prepare import cache_folder
-from groundup.data.read import package
-from groundup.data.read.sources import SourceFile, file_format, resolve
+from groundup.data.read.sources import SourceFile
 from groundup.data.stage import Stage
 from groundup.data.table.clean import CleanPass
 from groundup.data.table.encode import encode_parts
@@ -34,7 +32,6 @@ from groundup.data.table.read import KindChanged
 from groundup.data.table.split import PARTS, Split, split_rows
 from groundup.data.tokens.shards import checksum
 from groundup.errors import UserError
-from groundup.recipe.language import Source
 from groundup.recipe.load import LoadedRecipe
 from groundup.recipe.table import TableData, TableRecipe
 from groundup.rundir import RunDir, fingerprint, write_atomically
@@ -45,24 +42,6 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def _recipe(loaded: LoadedRecipe) -> TableRecipe:
     assert isinstance(loaded.recipe, TableRecipe)
     return loaded.recipe
-
-
-def find_files(loaded: LoadedRecipe) -> list[SourceFile]:
-    """The table's files, sorted by name; an archive is fetched now. Raises UserError where there is nothing."""
-    data = _recipe(loaded).data
-    path = str(package.locate(data.path)) if data.path.startswith(package.PREFIX) else data.path
-    found = resolve(Source(path=path, files=data.files, sha256=data.sha256), loaded.base, cache_folder())
-    files = [file for file in found if file_format(file.name) in ("csv", "parquet")]
-    if not files:
-        raise UserError("is no table", where=str(found[0].path), expected="a .csv, .csv.gz, .csv.zst or .parquet file")
-    return files
-
-
-def inputs(loaded: LoadedRecipe, files: list[SourceFile]) -> str:
-    """Fingerprint of all that the step's result depends on. A file counts by name, size and time of change."""
-    recipe = _recipe(loaded)
-    stats = [(f.name, (s := f.path.stat()).st_size, s.st_mtime_ns) for f in files]
-    return fingerprint([__version__, recipe.data.model_dump(), recipe.seed, stats])
 
 
 def prepare(loaded: LoadedRecipe, run: RunDir, files: list[SourceFile], inputs: str) -> dict[str, Any]:

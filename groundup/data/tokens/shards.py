@@ -99,6 +99,10 @@ class TokenSource:
         """Fill `out` with the tokens from `start` on; how many there were, fewer only at the very end."""
         filled, wanted = 0, len(out)
         shard = bisect_right(self._ends, start)
+        if shard < len(self._ends) and start + wanted <= self._ends[shard]:
+            begin = start - (self._ends[shard - 1] if shard else 0)
+            out[:] = self.maps[shard][begin : begin + wanted]
+            return wanted
         while filled < wanted and shard < len(self._ends):
             first = start + filled - (self._ends[shard - 1] if shard else 0)
             part = self.maps[shard][first : first + wanted - filled]
