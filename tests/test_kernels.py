@@ -46,8 +46,11 @@ def test_blockwise_attention_of_bf16_is_computed_in_fp32_and_given_back_in_bf16(
     got = [out, *torch.autograd.grad(out, inputs, upstream)]
     wanted_out = rotary_attention(*exact, angle.cos(), angle.sin())
     wanted = [wanted_out, *torch.autograd.grad(wanted_out, exact, upstream.float())]
-    for found, expected in zip(got, wanted, strict=True):
-        torch.testing.assert_close(found, expected.bfloat16(), rtol=0, atol=0)
+    torch.testing.assert_close(got[0], wanted[0].bfloat16(), rtol=0, atol=0)
+    # What is kept for the backward pass is rounded: about as far off as the gradients' own format takes them.
+    for found, expected in zip(got[1:], wanted[1:], strict=True):
+        assert found.dtype == torch.bfloat16
+        assert (found.float() - expected).norm() < 0.008 * expected.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
