@@ -8,10 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from groundup.data.kernels import buffers, class_table
+from groundup.data.kernels import class_table
 from groundup.data.tags.columns import COLUMNS, LANGUAGE, STATISTICS
 from groundup.data.tags.language import languages
 from groundup.data.tags.statistics import count, statistics
+from groundup.data.texts import buffers
 from tests.slow_statistics import extender, hangul, ideograph, letter, slow_statistics, terminal
 
 PIECES = [

@@ -1,4 +1,4 @@
-"""What the byte kernels share: the buffers of an Arrow array, decoding UTF-8, classes of characters, hashes.
+"""What the byte kernels share: decoding UTF-8, classes of characters, hashes.
 
 The classes come from the `unicodedata` of the running Python; its version is `UNICODE_VERSION`.
 """
@@ -11,11 +11,11 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+
+from groundup.data.texts import Bytes
 
 UNICODE_VERSION = unicodedata.unidata_version
 
@@ -69,26 +69,6 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _SHIFT_27, _SHIFT_30, _SHIFT_31, _SHIFT_32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
 _ONE = np.uint64(1)
-
-Bytes = npt.NDArray[np.uint8]
-Offsets = npt.NDArray[np.int64]
-
-
-def buffers(texts: pa.LargeStringArray) -> tuple[Offsets, Bytes]:
-    """(offsets int64 [rows + 1], data uint8) of an array of strings without copying: row i is the UTF-8 bytes
-    `data[offsets[i] : offsets[i + 1]]`. A slice's offsets don't begin at 0. A null is an empty text.
-
-    Raises TypeError for an array that isn't of large strings.
-    """
-    if not pa.types.is_large_string(texts.type):
-        raise TypeError(f"an array of {texts.type}, not of large_string")
-    if texts.null_count:
-        texts = texts.fill_null("")
-    _, ends, data = texts.buffers()
-    if ends is None or not len(texts):
-        return np.zeros(len(texts) + 1, np.int64), np.zeros(0, np.uint8)
-    offsets = np.frombuffer(ends, np.int64, len(texts) + 1, texts.offset * 8)
-    return offsets, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
 
 
 @lru_cache(1)

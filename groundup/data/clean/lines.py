@@ -11,7 +11,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from groundup.data.clean.buffers import Bytes, space_length
+from groundup.data.clean.spaces import space_length
+from groundup.data.texts import Bytes
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from groundup.data.clean.buffers import buffers, from_buffers
 from groundup.data.clean.personal_places import places
 from groundup.data.clean.personal_rules import KINDS, RULES
+from groundup.data.texts import buffers, from_buffers
 
 _RULES = [RULES[kind] for kind in KINDS]
 

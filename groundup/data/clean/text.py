@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from groundup.data.clean.buffers import Bytes, buffers, from_buffers, space_length
 from groundup.data.clean.lines import LINE_RULES, automaton, told_by
 from groundup.data.clean.mojibake import may_be_mojibake, mend
+from groundup.data.clean.spaces import space_length
 from groundup.data.kernels import class_table
 from groundup.data.tags.c4 import drops_line
+from groundup.data.texts import Bytes, buffers, from_buffers
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
 _TRAILING = re.compile(r"[ \t]+\n")

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groundup.data.dedup.hashes import span_hashes
-from groundup.data.dedup.jit import kernel
-from groundup.data.dedup.shingles import text_buffers
+from groundup.data.dedup.jit import kernel, mix
+from groundup.data.texts import buffers, from_buffers
 
 # How many line ends in a row end a passage.
 LINE, PARAGRAPH = 1, 2
@@ -29,7 +28,7 @@ def passage_hashes(
     `unit` is LINE or PARAGRAPH. White space around a passage counts for nothing.
     """
     data, spans, counts, _ = _passages(texts, unit, shortest)
-    return span_hashes(data, spans[:, 1:3]), spans[:, 3] - spans[:, 0], counts
+    return _hashes_of(data, spans[:, 1:3]), spans[:, 3] - spans[:, 0], counts
 
 
 def drop_passages(
@@ -50,13 +49,43 @@ def drop_passages(
     marks = np.concatenate([[0], np.cumsum(dropped)])[ends_of_counts]
     _cut(data, offsets, gone, marks, out, ends)
     lost = np.diff(offsets) - np.diff(ends)
-    kept = pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(out[: ends[-1]]))
+    kept = from_buffers(ends, out[: ends[-1]])
     return kept, lost
+
+
+def _hashes_of(data: np.ndarray[Any, Any], spans: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A 128-bit hash of each data[start:end] of uint8 `data`, spans int64 [N, 2]; uint64 [N, 2].
+
+    For lines and paragraphs, of which there are too many for a call each.
+    """
+    out = np.empty((len(spans), 2), np.uint64)
+    _span_hashes(data, spans, out)
+    return out
+
+
+@kernel
+def _span_hashes(data: Any, spans: Any, out: Any) -> None:
+    for s in range(len(spans)):
+        start, end = spans[s, 0], spans[s, 1]
+        # Two states, each a chain of bijections by its own constants: a collision must happen in both.
+        first = np.uint64(end - start) * np.uint64(0x9E3779B97F4A7C15)
+        second = np.uint64(end - start) ^ np.uint64(0xC2B2AE3D27D4EB4F)
+        i = start
+        while i < end:
+            word = np.uint64(0)
+            for k in range(min(8, end - i)):
+                word |= np.uint64(data[i + k]) << np.uint64(8 * k)
+            i += 8
+            first = mix(first ^ word)
+            second = (second ^ (word * np.uint64(0x87C37B91114253D5))) * np.uint64(0x4CF5AD432745937F)
+            second ^= second >> np.uint64(29)
+        out[s, 0] = mix(first)
+        out[s, 1] = mix(second)
 
 
 def _passages(texts: pa.LargeStringArray, unit: int, shortest: int) -> tuple[Any, Any, Any, Any]:
     """Bytes; for each passage where it, its text, its text's end and the next begin; counts a text; offsets."""
-    data, offsets = text_buffers(texts)
+    offsets, data = buffers(texts)
     counts = np.zeros(len(texts), np.int64)
     # No more than this fits; pages that aren't written take no memory.
     spans = np.empty((int(offsets[-1] - offsets[0]) // max(1, shortest) + 1, 4), np.int64)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from groundup.data.dedup.jit import kernel, mix
+from groundup.data.texts import buffers
 
 # Multiplier of the polynomial hash of a run of tokens (the constant of L'Ecuyer 1999, table 4, for modulus 2^64).
 MULTIPLIER = np.uint64(3935559000370003845)
@@ -69,20 +70,9 @@ def character_table() -> np.ndarray[Any, np.dtype[np.uint32]]:
     return table
 
 
-def text_buffers(texts: pa.LargeStringArray) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The array's bytes (uint8) and offsets into them (int64 [N + 1]), without a copy. Nulls are empty texts."""
-    if texts.type != pa.large_string():
-        raise TypeError(f"texts are {texts.type}, not large_string")
-    if texts.null_count:
-        texts = texts.fill_null("")
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, np.int64, len(texts) + 1, texts.offset * 8) if offsets else np.zeros(1, np.int64)
-    return (np.frombuffer(data, np.uint8) if data and data.size else np.zeros(0, np.uint8)), ends
-
-
 def tokenize(texts: pa.LargeStringArray) -> Tokens:
     """The token hashes of each text. Memory: 8 bytes a token."""
-    data, offsets = text_buffers(texts)
+    offsets, data = buffers(texts)
     # A token and its separator take two bytes at least.
     most = (int(offsets[-1] - offsets[0]) + len(texts) + 1) // 2 + 1
     hashes = np.empty(most, np.uint64)

@@ -36,7 +36,16 @@ Work = Callable[..., dict[str, Any]]
 
 # What the files depend on: the code in these files, and libraries by their versions.
 _CODE = (
-    *("kernels.py", "clean/*.py", "decontaminate/*.py", "dedup/*.py", "filters/*.py", "read/*.py", "stages/*.py"),
+    *(
+        "kernels.py",
+        "texts.py",
+        "clean/*.py",
+        "decontaminate/*.py",
+        "dedup/*.py",
+        "filters/*.py",
+        "read/*.py",
+        "stages/*.py",
+    ),
     *("tags/*.py", "tokens/*.py"),
 )
 _LIBRARIES = (

@@ -7,7 +7,7 @@ import unicodedata
 import pyarrow as pa
 import pycld2
 
-from groundup.data.kernels import buffers
+from groundup.data.texts import buffers
 
 # Bytes. CLD2 takes about 50 ns per byte, and 512 bytes are some 80 English words or 170 Chinese characters.
 LOOKED_AT = 512

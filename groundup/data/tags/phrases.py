@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from groundup.data.kernels import Bytes, peek
+from groundup.data.kernels import peek
+from groundup.data.texts import Bytes
 
 # Bits of the kinds of phrases. The phrases are those of C4's code (Raffel et al. 2020; tensorflow_datasets, c4_utils).
 LOREM_IPSUM = 1

@@ -17,12 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit
 
-from groundup.data.kernels import Bytes, Offsets, buffers, class_table
+from groundup.data.kernels import class_table
 from groundup.data.tags import scan as at
 from groundup.data.tags.columns import INTEGERS, STATISTICS
 from groundup.data.tags.repetition import Counts, repeated, repeated_ngrams, table_size
 from groundup.data.tags.scan import scan
 from groundup.data.tags.tokens import ascii_word_table
+from groundup.data.texts import Bytes, Offsets, buffers
 
 # Repetition is looked for in the first tokens and lines of a document only, so that memory is bounded (about 60 MB).
 MEASURED_TOKENS = 1 << 20
@@ -74,21 +75,19 @@ def _count(
     line_hashes, line_sizes = np.empty(lines, np.uint64), np.empty(lines, np.int32)
     paragraph_hashes, paragraph_sizes = np.empty(lines, np.uint64), np.empty(lines, np.int32)
     most = max(tokens, lines)
-    slots, marks = np.empty(table_size(most), np.int32), np.empty(2 * table_size(most), np.uint8)
-    places, numbers = np.empty(most, np.int32), np.empty(most, np.int32)
-    occurrences, seen = np.empty(most, np.int32), np.empty(most, np.int32)
+    slots, marks = np.empty(table_size(most), np.uint32), np.empty(2 * table_size(most), np.uint8)
+    places, firsts = np.empty(most, np.uint32), np.empty(most, np.uint32)
+    occurrences, seen = np.empty(most, np.uint32), np.empty(most, np.uint8)
     for row in range(len(offsets) - 1):
         of, again = counts[row], repetitions[row]
         scan(
             data.ctypes.data, offsets[row], offsets[row + 1], len(data), table.ctypes.data, ascii_words.ctypes.data,
             of, hashes, ends, spans, line_hashes, line_sizes, paragraph_hashes, paragraph_sizes,
         )  # fmt: skip
-        again[0], again[1] = repeated(line_hashes, line_sizes, of[at.STORED_LINES], slots, numbers, occurrences, seen)
-        again[2], again[3] = repeated(
-            paragraph_hashes, paragraph_sizes, of[at.STORED_PARAGRAPHS], slots, numbers, occurrences, seen
-        )
+        again[0], again[1] = repeated(line_hashes, line_sizes, of[at.STORED_LINES], slots)
+        again[2], again[3] = repeated(paragraph_hashes, paragraph_sizes, of[at.STORED_PARAGRAPHS], slots)
         repeated_ngrams(
-            hashes, ends, spans, of[at.STORED_TOKENS], slots, keys, places, numbers, occurrences, seen, marks,
+            hashes, ends, spans, of[at.STORED_TOKENS], slots, keys, places, firsts, occurrences, seen, marks,
             again[_TOP:_DUPLICATE], again[_DUPLICATE:],
         )  # fmt: skip
 
