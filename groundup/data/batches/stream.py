@@ -21,7 +21,7 @@ from groundup.data.tokens.packed import PackedWindows
 from groundup.data.tokens.shards import TokenSource
 
 Integers = NDArray[np.int64]
-_CHUNK = 1 << 12  # samples that are located at once
+_CHUNK = 1 << 10  # samples that are located at once
 
 
 class TokenStream:
