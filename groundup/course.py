@@ -79,8 +79,11 @@ def _prepare_inputs(loaded: LoadedRecipe) -> tuple[list[Any], str]:
 def _data_intact(loaded: LoadedRecipe, run: RunDir) -> bool:
     """Whether the prepared data is there, a text's token files as they were made."""
     manifest = read_json(run.data / "manifest.json")
-    if manifest is None or isinstance(loaded.recipe, TableRecipe):
-        return manifest is not None
+    if manifest is None:
+        return False
+    if isinstance(loaded.recipe, TableRecipe):
+        made = {run.data / name: entry["bytes"] for name, entry in manifest["files"].items() if name != "cleaned.csv"}
+        return all(path.is_file() and path.stat().st_size == size for path, size in made.items())
     from groundup.data.tokens.shards import refuse_damaged
 
     try:

@@ -16,7 +16,7 @@ import pytest
 import groundup
 from groundup.data.execute import task as task_module
 from groundup.data.execute.executor import executor
-from groundup.data.execute.task import Task, finished, perform, sweep
+from groundup.data.execute.task import Task, adopt, finished, perform, sweep
 from groundup.errors import UserError
 
 WORK = "tests.stage_work"
@@ -185,3 +185,16 @@ def test_a_manifest_says_what_was_made_from_what_by_which_code(tmp_path: Path, m
     # Another version of a library makes other files.
     monkeypatch.setattr(task_module, "versions", lambda: {**manifest["versions"], "pyarrow": "0"})
     assert finished(task, tmp_path) is None
+
+
+def test_what_is_done_stays_in_place_where_another_is_made_from_the_same(tmp_path: Path) -> None:
+    """Two shards without anything of interest to a stage are the same to it."""
+    same = [Task("s", name, f"{WORK}:numbers", {"start": 0, "count": 3}) for name in ("00000", "00001")]
+    perform(same[0], tmp_path)
+    made = (tmp_path / "s" / "00000" / "manifest.json").stat().st_mtime_ns
+    adopt(same, tmp_path)
+    assert finished(same[0], tmp_path) is not None
+    assert (tmp_path / "s" / "00000" / "manifest.json").stat().st_mtime_ns == made
+    moved = Task("s", "00007", f"{WORK}:numbers", {"start": 0, "count": 3})
+    adopt([moved], tmp_path)
+    assert finished(moved, tmp_path) is not None

@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from groundup.data.table.inputs import find_files
 from groundup.data.table.read import BLOCK_BYTES
 from groundup.errors import UserError
+from groundup.recipe.load import load
 from tests.conftest import groundup
 from tests.tables import prepare_file, prepare_text
 
@@ -16,6 +21,7 @@ GOOD = [f"{n},{n * n % 17},{n % 2}" for n in range(40)]
 REALS = [f"{n},{n},{n * 0.37}" for n in range(40)]
 NAMES = [f"{n},{n},user{n}" for n in range(12_000)]
 QUOTED = ['1,"two\nlines",0', '2,"b",1', "3,c", "4,d,1"]
+OPEN = [f'{n},"open,{n % 2}' if n in (10, 30) else f"{n},t{n % 5},{n % 2}" for n in range(60)]
 MIXED = [f"{n},{'n/k' if n == 30 else n % 7},{n % 2}" for n in range(40)]
 
 
@@ -35,6 +41,7 @@ def text_of(rows: list[str], header: str = "a,b,y") -> str:
         (text_of([*GOOD[:20], "1,inf,0", *GOOD[20:]]), {}, ["'b'", "infinite", "t.csv:22"]),
         (text_of([*GOOD[:5], "1,2", *GOOD[5:]]), {}, ["2 field(s)", "3 columns", "t.csv:7"]),
         (text_of([*QUOTED, *GOOD]), {}, ["2 field(s)", "t.csv:5"]),
+        (text_of(OPEN), {}, ["t.csv:12"]),
         (text_of(NAMES), {}, ["more than 1,000 distinct", "regression"]),
         (text_of(REALS), {}, ["regression"]),
         (text_of([f"{n},{n},1" for n in range(9)]), {}, ["only one value", "1"]),
@@ -131,3 +138,38 @@ def test_the_command_line_tells_it_too(tmp_path: Path, settings: list[str], word
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_byte_order_that_is_not_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="utf-16-le") as error:
+        prepare_text(text_of(GOOD).encode("utf-16-le"), tmp_path, encoding="utf-16")
+    assert error.value.where == str(tmp_path / "table.csv")
+
+
+def test_parquet_text_that_is_no_utf8(tmp_path: Path) -> None:
+    bad = pa.array([b"ab", b"\xff\xfe", b"c"] * 20, pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"c": bad, "x": list(range(60)), "y": [n % 2 for n in range(60)]}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="UTF8") as error:
+        prepare_file(tmp_path / "t.parquet", tmp_path / "run")
+    assert str(tmp_path / "t.parquet") in str(error.value.where)
+
+
+def test_a_url_is_no_place_for_a_table(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('task = "classification"\n[data]\npath = "memory://tables/t.csv"\ntarget = "y"\n')
+    with fsspec.filesystem("memory").open("/tables/t.csv", "wb") as file:
+        file.write(text_of(GOOD).encode())
+    with pytest.raises(UserError, match="is no place for a table"):
+        find_files(load(recipe))
+
+
+def test_a_lost_data_file_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text_of(GOOD))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'name = "t"\ntask = "classification"\n[data]\npath = "{tmp_path / "t.csv"}"\ntarget = "y"\n')
+    run = tmp_path / "run"
+    for number in range(2):
+        done = groundup("prepare", recipe, "--run-dir", run)
+        assert done.returncode == 0, done.stderr
+        assert (run / "data" / "train" / "features.npy").is_file(), number
+        (run / "data" / "train" / "features.npy").unlink()

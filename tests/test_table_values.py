@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -109,3 +112,81 @@ def test_dates_times_and_hexadecimal_numbers_are_served_from_their_text(tmp_path
         read = raw_rows(done.run.data, part.source_rows, pre)
         assert read is not None
         assert pre.encode(read).tobytes() == part.features.tobytes()
+
+
+def test_numbers_that_stand_for_a_missing_value(tmp_path: Path) -> None:
+    """In text, in Parquet, and in a request."""
+    numbers = [-999 if n % 10 == 3 else n % 13 for n in range(200)]
+    rows = [f"{x},{n},{n % 2}" for n, x in enumerate(numbers)]
+    settings: dict[str, Any] = {"missing_values": ["", "-999"], "missing": "impute"}
+    text = prepare_text(table(rows, "x,z,y"), tmp_path / "csv", **settings)
+    content = {"x": numbers, "z": list(range(200)), "y": [n % 2 for n in range(200)]}
+    pq.write_table(pa.table(content), tmp_path / "t.parquet")
+    parquet = prepare_file(tmp_path / "t.parquet", tmp_path / "parquet", **settings)
+    for done in (text, parquet):
+        assert done.column("x")["missing"] == 20
+        bodies = [json.dumps({"data": [[x, 3]]}).encode() for x in (-999, None)]
+        one, other = (done.preprocessor.encode(parse_predict(body, done.preprocessor)) for body in bodies)
+        assert one.tolist() == other.tolist()
+    assert text.preprocessor.columns[0].mean == parquet.preprocessor.columns[0].mean
+
+
+def test_dates_of_all_centuries(tmp_path: Path) -> None:
+    dates = ["0001-01-01", "9999-12-31", "2026-11-29", "1600-02-29"]
+    rows = [f"{dates[n % 4]},{n},{n % 2}" for n in range(80)]
+    done = prepare_text(table(rows, "until,x,y"), tmp_path)
+    column = done.preprocessor.columns[0]
+    assert (column.kind, column.notation) == ("number", "date")
+    assert np.ptp(np.concatenate([done.part(part).features[:, 0] for part in PARTS])) > 1
+
+
+@pytest.mark.parametrize("missing", ["NA ", "  NA", "   ", " NA "])
+def test_blanks_around_what_is_missing(tmp_path: Path, missing: str) -> None:
+    rows = [f"{n / 7:.3f},{n % 2}" for n in range(300)]
+    rows[10] = f"{missing},1"
+    done = prepare_text(table(rows, "x,y"), tmp_path)
+    assert (done.preprocessor.columns[0].kind, done.column("x")["missing"]) == ("number", 1)
+
+
+def test_float32_is_served_as_it_was_trained(tmp_path: Path) -> None:
+    values = (1.7e9 + np.linspace(-3000, 3000, 200)).astype(np.float32)
+    content = {"x": values, "z": np.arange(200), "y": np.arange(200) % 2}
+    pq.write_table(pa.table(content), tmp_path / "t.parquet")
+    done = prepare_file(tmp_path / "t.parquet", tmp_path / "run")
+    places = np.sort(done.part("test").source_rows)
+    raw = raw_rows(done.run.data, places, done.preprocessor)
+    assert raw is not None
+    assert raw["x"].tolist() == values[places].astype(float).tolist()
+
+
+def test_classes_of_decimals_are_told_apart(tmp_path: Path) -> None:
+    labels = [Decimal(5), Decimal(2**53), Decimal(2**53 + 1)]
+    column = pa.array([labels[n % 3] for n in range(90)], pa.decimal128(20, 0))
+    pq.write_table(pa.table({"x": list(range(90)), "y": column}), tmp_path / "t.parquet")
+    done = prepare_file(tmp_path / "t.parquet", tmp_path / "run")
+    assert done.manifest["classes"] == [5, 2**53, 2**53 + 1]
+
+
+def test_a_category_that_looks_like_a_vast_number(tmp_path: Path) -> None:
+    names = ["4e12345678901234567890", "ab12", "77aa"]
+    done = prepare_text(table([f"{names[n % 3]},{n},{n % 2}" for n in range(90)], "c,x,y"), tmp_path)
+    assert done.preprocessor.columns[0].categories == sorted(names)
+
+
+def test_an_empty_text_that_is_a_value_is_compared_as_features(tmp_path: Path) -> None:
+    rows = [f"{['red', '', 'blue'][n % 3]},{n},{n % 2}" for n in range(90)]
+    done = prepare_text(table(rows, "c,x,y"), tmp_path, missing_values=["NA"])
+    assert raw_rows(done.run.data, done.part("test").source_rows, done.preprocessor) is None
+
+
+def test_many_categories_take_little_memory_at_once(tmp_path: Path) -> None:
+    """A block of narrow rows is encoded in portions: what is held at once does not grow with the number of features."""
+    rows = [f"c{n % 300},{n},{n % 2}" for n in range(60_000)]
+    tracemalloc.start()
+    try:
+        done = prepare_text(table(rows, "c,x,y"), tmp_path, max_categories=300, cleaned="none")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert done.preprocessor.width == 301
+    assert peak < 100e6  # in one piece it would be 60,000 x 301 x 8 bytes, three times over

@@ -18,7 +18,7 @@ import orjson
 from numpy.typing import NDArray
 
 from groundup.data.table import notation
-from groundup.data.table.preprocess import Column, Preprocessor
+from groundup.data.table.preprocess import Column, Preprocessor, missing_numbers
 from groundup.deploy.web import ApiError
 
 MAX_ROWS = 10_000
@@ -50,7 +50,8 @@ def parse_predict(body: bytes, preprocessor: Preprocessor) -> dict[str, NDArray[
     else:
         raise _not_rows(rows)
     missing = frozenset(preprocessor.missing_values)
-    return {c.name: _values(c, v, missing) for c, v in zip(preprocessor.columns, by_column, strict=True)}
+    gone = missing_numbers(preprocessor.missing_values, preprocessor.decimal)
+    return {c.name: _values(c, v, missing, gone) for c, v in zip(preprocessor.columns, by_column, strict=True)}
 
 
 def _document(body: bytes) -> Any:
@@ -128,11 +129,13 @@ def _why_extra(name: str, names: Sequence[str], preprocessor: Preprocessor) -> s
     return "which is no column of the model" + (f"; did you mean `{near[0]}`?" if near else "; leave it out")
 
 
-def _values(column: Column, values: tuple[Any, ...], missing: frozenset[str]) -> NDArray[Any]:
+def _values(column: Column, values: tuple[Any, ...], missing: frozenset[str], gone: frozenset[float]) -> NDArray[Any]:
     """One column's values: float64 for numbers, NaN where null; objects else. Raises ApiError for a wrong one."""
     may_be_missing = column.fill is not None
     if str in map(type, values):
         values = tuple(_read(column, row, value, missing) for row, value in enumerate(values))
+    if gone and column.kind != "boolean":
+        values = tuple(None if type(v) in (int, float) and v in gone else v for v in values)
     kinds = set(map(type, values))
     allowed = _TYPES[column.kind] | ({type(None)} if may_be_missing else set())
     if not kinds <= allowed:

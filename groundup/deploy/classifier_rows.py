@@ -39,12 +39,16 @@ def raw_rows(data: Path, wanted_B: NDArray[np.int64], preprocessor: Preprocessor
                     if len(found) == len(places):
                         break
         rows = [found[place] for place in places_B.tolist()]
-        return {c.name: _values(c, [row[header.index(c.name)] for row in rows]) for c in preprocessor.columns}
+        empty = "" not in preprocessor.missing_values
+        return {c.name: _values(c, [row[header.index(c.name)] for row in rows], empty) for c in preprocessor.columns}
     except (csv.Error, KeyError, IndexError, ValueError, StopIteration):
         return None
 
 
-def _values(column: Column, texts: list[str]) -> NDArray[Any]:
+def _values(column: Column, texts: list[str], empty: bool) -> NDArray[Any]:
+    """`empty`: an empty text may be a value, which the cleaned table does not tell from a missing one."""
+    if empty and column.kind == "category" and "" in texts:
+        raise ValueError(column.name)
     if column.kind == "number":
         written = [(text.strip() or None) for text in texts]
         if column.notation in ("date", "zoned", "time"):

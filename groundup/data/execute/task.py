@@ -198,8 +198,9 @@ def adopt(tasks: Sequence[Task], root: Path) -> None:
     folder = root / tasks[0].stage
     if not folder.is_dir():
         return
-    left = {task.key: task for task in tasks if finished(task, root) is None}
-    in_place = {task.name for task in tasks if task.key not in left}
+    unfinished = [task for task in tasks if finished(task, root) is None]
+    # Shards that hold nothing of interest have the same key.
+    left, in_place = {t.key: t for t in unfinished}, {t.name for t in tasks} - {t.name for t in unfinished}
     moves = []
     for path in sorted(folder.iterdir()) if left else ():
         manifest = path / _MANIFEST

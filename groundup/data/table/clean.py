@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from groundup.data.stage import Stage
@@ -20,7 +21,9 @@ from groundup.data.table.columns import Plan, all_words, number_columns, text_co
 from groundup.data.table.hashing import NULL, Hasher, Seen, Words, order_keys
 from groundup.data.table.kinds import Slips, kind_of
 from groundup.data.table.layout import Layout
+from groundup.data.table.notation import notation_of
 from groundup.data.table.output import CleanedCsv, Scratch
+from groundup.data.table.preprocess import missing_numbers
 from groundup.data.table.read import Block, KindChanged, Types, blocks, place
 from groundup.data.table.target import Target, target_texts
 from groundup.errors import UserError
@@ -65,6 +68,7 @@ class CleanPass:
         self.stages = Stages()
         self.missing = dict.fromkeys(layout.features, 0)
         self.slips = Slips(data)
+        self._gone = sorted(missing_numbers(data.missing_values, "."))
         # A column of text stands for two words.
         self._names = [
             *self.plan.numeric,
@@ -121,6 +125,7 @@ class CleanPass:
         stages = self.stages
         with stages.clean.timed():
             values_NB, words_NB = number_columns(batch, self.plan.numeric)
+            gone = self._sentinels(values_NB, words_NB, batch)
             if self._guessed:
                 self._check_whole(values_NB)
             infinite = self._infinite(values_NB, words_NB, block)
@@ -152,6 +157,9 @@ class CleanPass:
             scratch.write(values_NB.T[keep_B], [column.filter(mask) for column in texts])
             if csv is not None:
                 replaced = dict(zip(self.plan.categorical, texts, strict=True)) | {self.layout.target: labels}
+                for name, mask_B in gone.items():
+                    column = batch.column(name)
+                    replaced[name] = pc.if_else(mask_B, pa.scalar(None, column.type), column)
                 if infinite:
                     replaced |= {
                         name: pa.array(values_NB[n], from_pandas=True)
@@ -170,6 +178,19 @@ class CleanPass:
         for name, values_B in zip(self.plan.numeric, values_NB, strict=True):
             if (np.isfinite(values_B) & (np.abs(values_B) >= _WHOLE_BITS)).any():
                 raise KindChanged(f"column {name!r} holds numbers beyond 64 bits")
+
+    def _sentinels(self, values_NB: Doubles, words_NB: Words, batch: pa.RecordBatch) -> dict[str, NDArray[np.bool_]]:
+        """Make missing, in place, the numbers of a Parquet file that data.missing_values names; which, by column."""
+        found: dict[str, NDArray[np.bool_]] = {}
+        if self.layout.format == "csv" or not self._gone:
+            return found
+        for n, name in enumerate(self.plan.numeric):
+            if notation_of(batch.column(name).type) in ("number", "whole") and name not in self.plan.booleans:
+                mask_B = np.isin(values_NB[n], self._gone)
+                if mask_B.any():
+                    values_NB[n, mask_B], words_NB[n, mask_B] = np.nan, NULL
+                    found[name] = mask_B
+        return found
 
     def _infinite(self, values_NB: Doubles, words_NB: Words, block: Block) -> bool:
         """Make infinite values missing, in place; whether there were any. UserError where they are not allowed."""

@@ -14,6 +14,7 @@ from groundup.data.table.clean import Kept
 from groundup.data.table.columns import Plan
 from groundup.data.table.output import Part, read_scratch
 from groundup.data.table.preprocess import MISSING, UNSEEN, Column, Preprocessor
+from groundup.data.table.read import BLOCK_BYTES
 from groundup.data.table.split import PARTS
 from groundup.errors import UserError
 
@@ -33,13 +34,13 @@ def encode_parts(
     """
     numbers = range(len(PARTS))
     outputs = [Part(folder / PARTS[p], int((part == p).sum()), preprocessor.width) for p in numbers]
-    start = 0
+    start, portion = 0, max(1, BLOCK_BYTES // (8 * preprocessor.width))
     for numbers_BN, texts in read_scratch(folder / "scratch.arrow", plan):
         here = part[start : start + len(numbers_BN)]
         codes = [_codes(column, texts[k]) for k, column in enumerate(preprocessor.categorical)]
         for p in numbers:
-            mine = here == p
-            if mine.any():
+            of_part = np.flatnonzero(here == p)
+            for mine in np.split(of_part, range(portion, len(of_part), portion)):
                 raw_BF = preprocessor.assemble(numbers_BN[mine], [c[mine] for c in codes])
                 with np.errstate(over="ignore"):
                     features_BF = preprocessor.scaled(raw_BF)

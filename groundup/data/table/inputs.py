@@ -24,6 +24,8 @@ def find_files(loaded: LoadedRecipe) -> list[SourceFile]:
     path = str(package.locate(data.path)) if data.path.startswith(package.PREFIX) else data.path
     found = resolve(Source(path=path, files=data.files, sha256=data.sha256), loaded.base, cache_folder())
     files = [file for file in found if file_format(file.name) in ("csv", "parquet")]
+    if any(file.url is not None for file in files):
+        raise UserError("is no place for a table", where=data.path, expected="a file, folder, glob or pypi:")
     if not files:
         raise UserError("is no table", where=str(found[0].path), expected="a .csv, .csv.gz, .csv.zst or .parquet file")
     return files

@@ -64,7 +64,12 @@ def first_types(layout: Layout, data: TableData) -> Types:
     text = _always_text(layout, data)
     block = next(blocks(layout, data, dict.fromkeys(text, pa.string()), layout.names))
     # Text that isn't UTF-8 is inferred as bytes; as a string it is refused with its place.
-    return {f.name: pa.string() if kind_of(f.type) is None else f.type for f in block.batch.schema}
+    types = {f.name: pa.string() if kind_of(f.type) is None else f.type for f in block.batch.schema}
+    for name in layout.features:
+        # The one type of `_FAMILIES` that the reader takes but never infers.
+        if types[name] == pa.string() and name not in text and _fits(block.batch.column(name), pa.time64("ns"), "."):
+            types[name] = pa.time64("ns")
+    return types
 
 
 def _always_text(layout: Layout, data: TableData) -> list[str]:
@@ -82,11 +87,14 @@ def profile(layout: Layout, data: TableData, on_bytes: Callable[[int], None]) ->
     slips = Slips(data)
     for block in blocks(layout, data, types, layout.names, on_bytes):
         for name in open_columns:
-            texts = trimmed(block.batch.column(name), data)
+            bare = block.batch.column(name)
+            texts = trimmed(bare, data)
             empty[name] &= texts.null_count == len(texts)
             at = reached[name]
             for number, family in enumerate(_FAMILIES):
-                while at[number] < len(family) and not _fits(texts, family[at[number]], data.decimal):
+                while at[number] < len(family) and not (
+                    _fits(bare if _takes_no_blanks(family[at[number]]) else texts, family[at[number]], data.decimal)
+                ):
                     at[number] += 1
             slips.count(name, texts, block, all_numbers=at[0] < len(_FAMILIES[0]))
     for name in open_columns:
@@ -94,6 +102,11 @@ def profile(layout: Layout, data: TableData, on_bytes: Callable[[int], None]) ->
         types[name] = pa.null() if empty[name] else fitting[0] if fitting else pa.string()
     slips.check()
     return types
+
+
+def _takes_no_blanks(kind: pa.DataType) -> bool:
+    """Whether the CSV reader takes such values only without blanks around them."""
+    return bool(pa.types.is_boolean(kind) or pa.types.is_timestamp(kind))
 
 
 def _fits(texts: pa.Array, kind: pa.DataType, decimal: str) -> bool:

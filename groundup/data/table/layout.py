@@ -99,6 +99,9 @@ def _csv(file: SourceFile, data: TableData) -> tuple[TableFile, list[str]]:
         after, second = next(rows, (0, [])) if data.header else (line, first)
     except UnicodeDecodeError:
         raise decoding_error(path, data.encoding) from None
+    except UnicodeError as error:
+        advice = 'Name the order of its bytes: data.encoding = "utf-16-le" or "utf-16-be"'
+        raise UserError(f"can't be decoded: {error}", where=str(path), advice=advice) from None
     except DAMAGE as error:
         raise UserError(f"the compressed data is damaged: {error}", where=str(path)) from None
     where = f"{path}:{line}" if line else str(path)

@@ -65,4 +65,4 @@ def as_doubles(column: pa.Array) -> pa.Array:
         column = column.cast(pa.time64("us"), safe=False).cast(pa.int64())
     else:
         return column.cast(pa.float64())
-    return pc.divide(column.cast(pa.float64()), _MICROSECONDS)
+    return pc.divide(column.cast(pa.float64(), safe=False), _MICROSECONDS)

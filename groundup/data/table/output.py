@@ -48,7 +48,9 @@ class CleanedCsv:
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """The writer knows no dictionaries and no decimals."""
+    """The writer knows no dictionaries and no decimals; float32 it writes in short, which is another double."""
+    if pa.types.is_float32(column.type):
+        return column.cast(pa.float64())
     if pa.types.is_dictionary(column.type):
         return column.dictionary_decode()
     return column.cast(pa.string()) if pa.types.is_decimal(column.type) else column

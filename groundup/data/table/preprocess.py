@@ -21,7 +21,7 @@ from groundup.errors import UserError
 UNSEEN, MISSING = -1, -2  # codes of a category that was not in training, and of none
 _AMBIGUOUS = -3
 VERSION = 2
-_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d{1,9})?")
 _TRUTH = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
 Doubles = NDArray[np.float64]
 
@@ -64,6 +64,12 @@ def _meaning(value: Any) -> Decimal | str | None:
     if text.lower() in ("true", "false"):
         return text.lower()
     return Decimal(text) if _NUMBER.fullmatch(text) else None
+
+
+def missing_numbers(missing_values: Sequence[str], decimal: str) -> frozenset[float]:
+    """The numbers among the texts that stand for a missing value, such as -999."""
+    plain = (text if decimal == "." else text.replace(",", ".") for text in missing_values)
+    return frozenset(float(text) for text in plain if _NUMBER.fullmatch(text.strip()))
 
 
 def _meanings(categories: list[str]) -> dict[Decimal | str, int]:

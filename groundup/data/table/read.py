@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as compute
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
@@ -93,9 +94,9 @@ def _csv(
     on_bytes: Callable[[int], None] | None,
 ) -> Iterator[pa.RecordBatch]:
     source = _Source(file, on_bytes)
-    missing = list(data.missing_values)
+    missing, line_ends = list(data.missing_values), False
     # Numbers may have blanks around them; so may what stands for a missing one, as in "1, ?".
-    missing += [f" {text}" for text in missing]
+    missing = [" " * a + text + " " * b for text in missing for a in range(9) for b in range(9)]
     try:
         reader = pc.open_csv(
             source,
@@ -114,7 +115,9 @@ def _csv(
                 decimal_point=data.decimal,
             ),
         )
-        yield from reader
+        for batch in reader:
+            line_ends = line_ends or (source.quotes > 0 and _has_line_ends(batch))
+            yield batch
     except UnicodeDecodeError:
         raise decoding_error(file.path, data.encoding) from None
     except DAMAGE as error:
@@ -123,8 +126,14 @@ def _csv(
         raise _explained(str(error), file, layout, data) from None
     finally:
         source.close()
-    if source.quotes % 2:
+    if source.quotes % 2 or line_ends:
         check_quotes(file.path, data, file.skip)
+
+
+def _has_line_ends(batch: pa.RecordBatch) -> bool:
+    """Whether a text holds one: as it should, or because a quote that is never closed met the next of its kind."""
+    texts = (column for column in batch.columns if pa.types.is_string(column.type))
+    return any(compute.any(compute.match_substring_regex(column, r"[\r\n]")).as_py() for column in texts)
 
 
 def _explained(message: str, file: TableFile, layout: Layout, data: TableData) -> Exception:
@@ -170,6 +179,7 @@ def _parquet(
                         expected="the same types in all files",
                     )
             for batch in parquet.iter_batches(_rows_at_once(parquet, names), columns=names):
+                batch.validate(full=True)  # texts that are no UTF-8
                 yield from _pieces(batch.select(names))
                 done += batch.num_rows
                 if on_bytes is not None:

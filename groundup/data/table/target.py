@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,11 @@ class Target:
                 return [text == "true" for text in texts]
             if types.is_integer(self.kind):
                 return [int(text) for text in texts]
-            floats = types.is_floating(self.kind) or types.is_decimal(self.kind)
-            return self._floats(texts) if floats else list(texts)
+            if types.is_decimal(self.kind):
+                exact = [Decimal(text) for text in texts]
+                whole = all(value == value.to_integral_value() for value in exact)
+                return [int(value) for value in exact] if whole else self._floats(texts)
+            return self._floats(texts) if types.is_floating(self.kind) else list(texts)
         if all(_INTEGER.fullmatch(text) for text in texts):
             return [int(text) for text in texts]
         if all(text.lower() in _TRUTH for text in texts):
