@@ -15,7 +15,7 @@ from groundup.data.table.kinds import trimmed
 from groundup.errors import UserError
 from groundup.recipe.table import TableData
 
-_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_INTEGER = re.compile(r"0|[+-]?[1-9][0-9]{0,999}")
 _FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TRUTH = {"true": True, "false": False}
 
