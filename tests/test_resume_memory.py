@@ -72,4 +72,5 @@ def test_resuming_needs_no_more_memory_than_starting(
     assert json.loads(manifest.read_text())["bytes"] > STATE_MB * 1e6
     resume = train(recipe_file, run, 4, *words)
     print(f"peak of a start {start:.0f} MB, of a resume {resume:.0f} MB")
-    assert resume <= 1.05 * start
+    # A copy of what one of two ranks holds would be half of STATE_MB.
+    assert resume <= start + 0.4 * STATE_MB
