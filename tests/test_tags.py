@@ -25,6 +25,12 @@ PIECES = [
     "\u00c9cole", "\u01c5", "\u00bd", "\u0663", "x" * 1001, "\x00", "\x85", "\u2028", "\ufeff", "\uff21", "=====",
     "a b c d e f g h i j k l", "Same line here.\n", "\u6211\u7231\u4f60\u4e2d\u56fd",
 ]  # fmt: skip
+ASCII_PIECES = [
+    "a", "Bc", "don't", "'tis", "the", "and", "have", "x_1", "_y", "1.5", "end.The", "U.S.", "a.b.c", "1,000",
+    "10:30/2", "a/b", "1'2", "word.", "Yes!", "no?)", 'he said."', "it's.'", ".}", "...", "....", ".", "..", "!!", "#",
+    "##", "{", "}", "[", "]", "(", ")", "-", "--", "=====", "==", ",", ":", "_", "'", '"', " ", "  ", "\t", "\x1c", "\r",
+    "\x00", "\x7f", "\n", "\n\n", "12", "7", "supercalifragilistic", "abcdefgh", "abcdefghi", "x" * 40,
+]  # fmt: skip
 TEXTS = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=40).map("".join),
     st.lists(st.sampled_from(PIECES), max_size=60).map(" ".join),
@@ -50,6 +56,30 @@ def test_statistics_are_those_of_the_definitions(texts: list[str]) -> None:
     rows = statistics(array(texts)).to_pylist()
     for text, row in zip(texts, rows, strict=True):
         assert row == pytest.approx(slow_statistics(text), rel=1e-6), text
+    # Where the memory of the text goes on, tokens are found many at once; where it ends, one by one.
+    assert statistics(array([*texts, "x" * 100])).slice(0, len(texts)).equals(statistics(array(texts)))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(ASCII_PIECES), max_size=60), st.sampled_from(["", " ", "\n"]))
+@example(["a" * 63], "")
+@example(["a" * 62, " "], "")
+@example(["(", "a." * 31, "b"], "")
+@example(["1"] * 63, "")
+def test_windows_of_ascii_are_taken_as_single_bytes_are(pieces: list[str], between: str) -> None:
+    text = between.join(pieces)
+    (row, _) = statistics(array([text, "x" * 100])).to_pylist()
+    assert row == pytest.approx(slow_statistics(text), rel=1e-6), text
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*PIECES, *ASCII_PIECES]).map(str.encode) | st.binary(max_size=6), max_size=60))
+def test_any_bytes_are_read_the_same_with_and_without_memory_behind_them(pieces: list[bytes]) -> None:
+    data = np.frombuffer(b"".join(pieces) + b"\n", np.uint8)
+    ends = np.array([0, len(data)], np.int64)
+    longer = np.concatenate([data, np.full(100, 120, np.uint8)])
+    for one, other in zip(count(ends, data), count(ends, longer), strict=True):
+        assert (one == other).all()
 
 
 def test_every_column_is_explained_once() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from groundup.data.kernels import HASH_FACTOR
+from groundup.data.kernels import HASH_FACTOR, peek_8, peek_uint32, poke_uint32
 from groundup.data.texts import Bytes
 
 Hashes = npt.NDArray[np.uint64]
@@ -23,7 +23,12 @@ Counts = npt.NDArray[np.int64]
 SHORTEST_TOP, LONGEST_TOP = 2, 4
 SHORTEST_DUPLICATE, LONGEST_DUPLICATE = 5, 10
 
-_ONE, _SHIFT_32 = np.uint64(1), np.uint64(32)
+_SHIFT_32 = np.uint64(32)
+
+# A place in a slot, below the length of n-gram that it was written for.
+_PLACE_BITS = 20
+_PLACE_MASK = (1 << _PLACE_BITS) - 1
+MOST_TOKENS = 1 << _PLACE_BITS  # that n-grams are found among
 
 
 @njit(cache=True, nogil=True)
@@ -65,38 +70,38 @@ def _pairs(hashes: Hashes, count: int, keys: Hashes, places: Places, marks: Byte
     return kept
 
 
-@njit(cache=True, nogil=True)
-def _clear(slots: Places, items: int) -> int:
-    """Empty a table for so many items; the bits of its size."""
-    size = table_size(items)
-    for slot in range(size):
-        slots[slot] = 0
-    return int(_bits(size))
+@njit(cache=True, nogil=True, inline="always")
+def _bits_for(items: int) -> int:
+    return int(_bits(table_size(items)))
 
 
 @njit(cache=True, nogil=True)
-def _first(place: int, keys: Hashes, slots: Places, bits: int) -> int:
-    """The first place with this place's key; itself, where there was none. Equal hashes are taken for equal items."""
-    key = keys[place]
-    at = (key * HASH_FACTOR) >> np.uint64(64 - bits)
+def _first(place: int, keys: int, slots: int, bits: int, stamp: int) -> int:
+    """The first place with this place's key; itself, where there was none. Equal hashes are taken for equal items.
+
+    keys, slots: the arrays' addresses. A slot holds a place and who wrote it: what another stamp wrote is empty, so
+    that one table serves all lengths. No branch depends on whether the key is new.
+    """
+    key = peek_8(keys, 8 * place)
+    at = int(np.int64((key * HASH_FACTOR) >> np.uint64(64 - bits)))
     while True:
-        found = slots[at]
-        if found == 0:
-            slots[at] = place + 1
-            return place
-        if keys[found - 1] == key:
-            return int(found - 1)
-        at = (at + _ONE) & ((_ONE << np.uint64(bits)) - _ONE)
+        found = peek_uint32(slots, at)
+        first = found & _PLACE_MASK if found >> _PLACE_BITS == stamp else place
+        poke_uint32(slots, at, stamp << _PLACE_BITS | first)
+        if peek_8(keys, 8 * first) == key:
+            return first
+        at = (at + 1) & ((1 << bits) - 1)
 
 
 @njit(cache=True, nogil=True)
 def repeated(keys: Hashes, sizes: Ints, count: int, slots: Places) -> tuple[int, int]:
     """(items that occurred before, their characters). keys, sizes (characters) [count]; slots: scratch of
     `table_size(count)`."""
-    bits = _clear(slots, count)
+    slots[: table_size(count)] = 0
+    bits = _bits_for(count)
     items, characters = 0, 0
     for index in range(count):
-        if _first(index, keys, slots, bits) != index:
+        if _first(index, keys.ctypes.data, slots.ctypes.data, bits, 1) != index:
             items += 1
             characters += sizes[index]
     return items, characters
@@ -133,28 +138,80 @@ def repeated_ngrams(
     for index in range(len(duplicate)):
         duplicate[index] = 0
     left = _pairs(hashes, max(count - 1, 0), keys, places, marks)
+    if left < 2:
+        return
+    slots[: table_size(left)] = 0
+    seen[:count] = 0
     for n in range(SHORTEST_TOP, LONGEST_DUPLICATE + 1):
+        if n <= LONGEST_TOP:
+            top[n - SHORTEST_TOP] = _most_frequent(
+                n, hashes, ends, spans, left, slots, keys, places, firsts, occurrences
+            )
+        else:
+            duplicate[n - SHORTEST_DUPLICATE] = _covered(
+                n, hashes, ends, left, slots, keys, places, firsts, occurrences, seen
+            )
+        left = _prune(left, places, firsts, occurrences)
         if left < 2:
             return
-        _find_firsts(n, hashes, left, slots, keys, places, firsts, occurrences, seen)
-        if n <= LONGEST_TOP:
-            top[n - SHORTEST_TOP] = _most_frequent(n, ends, spans, left, places, firsts, occurrences)
-        else:
-            duplicate[n - SHORTEST_DUPLICATE] = _covered(n, ends, left, places, firsts, occurrences, seen)
-        kept, before = 0, -2
-        for index in range(left):
-            place = int(places[index])
-            if occurrences[firsts[place]] > 1:
-                places[kept] = before
-                kept += before + 1 == place
-                before = place
-        left = kept
 
 
 @njit(cache=True, nogil=True)
-def _find_firsts(
+def _prune(left: int, places: Places, firsts: Places, occurrences: Places) -> int:
+    """Leave the places where this n-gram and that at the next place occur twice; how many. No branch."""
+    kept, before = 0, -2
+    for index in range(left):
+        place = int(places[index])
+        again = occurrences[firsts[place]] > 1
+        places[kept] = before
+        kept += again and before + 1 == place
+        before = place if again else -2
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _most_frequent(
     n: int,
     hashes: Hashes,
+    ends: Ints,
+    spans: Ints,
+    left: int,
+    slots: Places,
+    keys: Hashes,
+    places: Places,
+    firsts: Places,
+    occurrences: Places,
+) -> int:
+    """Find the first places of the n-grams and count those; occurrences x characters of the most frequent one."""
+    bits = _bits_for(left)
+    most, times = -1, 1
+    for index in range(left):
+        place = int(places[index])
+        if n == SHORTEST_TOP:
+            first = _first(place, keys.ctypes.data, slots.ctypes.data, bits, n)
+            firsts[place] = first
+        else:
+            first = int(firsts[place])
+            if hashes[first + n - 1] != hashes[place + n - 1]:
+                keys[place] = np.uint64(first) << _SHIFT_32 | np.uint64(firsts[place + 1])
+                first = _first(place, keys.ctypes.data, slots.ctypes.data, bits, n)
+                firsts[place] = first
+        here = int(occurrences[first]) * (first != place) + 1
+        occurrences[first] = here
+        if here >= times and here > 1 and (here > times or first < most):
+            most, times = first, here
+    if most < 0:
+        return 0
+    # The white space before the first token isn't part of the n-gram.
+    gap = (spans[most + 1] - spans[most]) - (ends[most + 1] - ends[most])
+    return int(times * (spans[most + n] - spans[most] - gap))
+
+
+@njit(cache=True, nogil=True)
+def _covered(
+    n: int,
+    hashes: Hashes,
+    ends: Ints,
     left: int,
     slots: Places,
     keys: Hashes,
@@ -162,52 +219,21 @@ def _find_firsts(
     firsts: Places,
     occurrences: Places,
     seen: Bytes,
-) -> None:
-    """Turn `firsts` from that of each place's (n-1)-gram into that of its n-gram, and count those."""
-    bits = _clear(slots, left)
-    for index in range(left):
-        place = int(places[index])
-        first = place
-        if n == SHORTEST_TOP:
-            first = _first(place, keys, slots, bits)
-        elif firsts[place] != place:
-            first = int(firsts[place])
-            if hashes[first + n - 1] != hashes[place + n - 1]:
-                keys[place] = np.uint64(first) << _SHIFT_32 | np.uint64(firsts[place + 1])
-                first = _first(place, keys, slots, bits)
-        firsts[place] = first
-        if first == place:
-            occurrences[place], seen[place] = 1, 0
-        else:
-            occurrences[first] += 1
-
-
-@njit(cache=True, nogil=True)
-def _most_frequent(
-    n: int, ends: Ints, spans: Ints, left: int, places: Places, firsts: Places, occurrences: Places
 ) -> int:
-    first, times = -1, 1
-    for index in range(left):
-        here = int(occurrences[firsts[places[index]]])
-        if here > times:
-            first, times = int(places[index]), here
-    if first < 0:
-        return 0
-    # The white space before the first token isn't part of the n-gram.
-    gap = (spans[first + 1] - spans[first]) - (ends[first + 1] - ends[first])
-    return int(times * (spans[first + n] - spans[first] - gap))
-
-
-@njit(cache=True, nogil=True)
-def _covered(n: int, ends: Ints, left: int, places: Places, firsts: Places, occurrences: Places, seen: Bytes) -> int:
+    """Find the first places of the n-grams and which occur twice; the characters of those that occurred before."""
+    bits = _bits_for(left)
     characters, free = 0, 0
     for index in range(left):
         place = int(places[index])
-        first = firsts[place]
-        if place < free or occurrences[first] < 2:
-            continue
-        if seen[first]:
-            characters += ends[place + n] - ends[place]
-            free = place + n
-        seen[first] = 1
+        first = int(firsts[place])
+        if hashes[first + n - 1] != hashes[place + n - 1]:
+            keys[place] = np.uint64(first) << _SHIFT_32 | np.uint64(firsts[place + 1])
+            first = _first(place, keys.ctypes.data, slots.ctypes.data, bits, n)
+            firsts[place] = first
+        occurrences[first] = 1 + (first != place)
+        if place >= free:
+            if seen[first] == n:
+                characters += ends[place + n] - ends[place]
+                free = place + n
+            seen[first] = n
     return characters

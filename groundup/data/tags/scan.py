@@ -6,12 +6,12 @@ import numpy as np
 from numba import njit
 
 from groundup.data.kernels import (
-    HASH_FACTOR,
     IDEOGRAPH,
     LETTER,
     SPACE,
     TERMINAL,
     UPPER,
+    WINDOW,
     class_of,
     decode,
     first_bytes,
@@ -22,55 +22,17 @@ from groundup.data.kernels import (
     peek,
     peek_8,
 )
+from groundup.data.tags import counts as of
 from groundup.data.tags.c4 import LONG_PIECE, SENTENCE_CLOSERS, keeps_line
 from groundup.data.tags.c4 import WORDS as C4_WORDS
+from groundup.data.tags.ideographs import scan_ideographs
 from groundup.data.tags.phrases import JAVASCRIPT, LOREM_IPSUM, POLICY, phrases_in
 from groundup.data.tags.repetition import Counts, Hashes, Ints
+from groundup.data.tags.stop_words import stop_word
 from groundup.data.tags.tokens import is_word, next_class, scan_mark, scan_word, short_word
-
-# Places in a document's row of counts.
-CHARACTERS = 0
-VISIBLE = 1  # characters that are no white space
-LETTERS = 2
-CAPITALS = 3
-DIGITS = 4
-CJK_LETTERS = 5
-WORDS = 6
-WORD_CHARACTERS = 7
-TOKENS = 8
-ALPHABETIC = 9
-NUMBER_SIGNS = 10
-ELLIPSES = 11
-STOP_WORDS = 12  # as bits while scanning
-NEWLINES = 13
-LINES = 14  # not blank
-BULLET_LINES = 15
-ELLIPSIS_LINES = 16
-TERMINAL_LINES = 17
-SHORT_LINES = 18
-PARAGRAPHS = 19
-C4_LINES = 20
-C4_SENTENCES = 21
-CURLY_LINES = 22
-LOREM_LINES = 23
-JAVASCRIPT_LINES = 24
-POLICY_LINES = 25
-MEASURED = 26  # characters before the limit of what is searched for repetitions
-MEASURED_NEWLINES = 27
-STORED_TOKENS = 28
-STORED_LINES = 29
-STORED_PARAGRAPHS = 30
-UNFINISHED = 31  # 1 where the last line has no line break and isn't empty
-COUNTS = 32
+from groundup.data.tags.window import READ, scan_window, window_size
 
 SHORT_LINE = 30  # characters; an ideograph counts as three
-
-# Words of at most eight bytes as little-endian numbers.
-STOP_WORD_LIST = ("the", "be", "to", "of", "and", "that", "have", "with")
-_STOP_WORD_KEYS = np.array([int.from_bytes(w.encode(), "little") for w in STOP_WORD_LIST], np.uint64)
-# Six bits of each key's hash, as a set of 64 bits: a word whose bit isn't set is no stop word.
-_KEY_SHIFT, _KEY_BITS = np.uint64(58), np.uint64(32)
-_STOP_WORD_BITS = np.uint64(np.bitwise_or.reduce(np.uint64(1) << (_STOP_WORD_KEYS * HASH_FACTOR >> _KEY_SHIFT)))
 
 
 @njit(cache=True, nogil=True)
@@ -92,11 +54,11 @@ def scan(
 ) -> None:
     """Count the document from byte `start` to `stop` at address `data`; store hashes and characters for repetition.
 
-    counts [COUNTS]: what is counted. limit: where the memory of the text ends. table, ascii_words: addresses of
+    counts [counts.COUNTS]: what is counted. limit: where the memory of the text ends. table, ascii_words: addresses of
     `class_table()` and `ascii_word_table()`.
     hashes [capacity], ends and spans [capacity + 1]: of its tokens, as `repetition.repeated_ngrams` takes them.
     line_* [line capacity]: its lines that aren't blank. paragraph_* [line capacity]: its runs of such lines.
-    Where a capacity is reached nothing more is stored, and counts[MEASURED] tells the characters before.
+    Where a capacity is reached nothing more is stored, and counts[of.MEASURED] tells the characters before.
     """
     counts[:] = 0
     tokens, lines, paragraphs = 0, 0, 0
@@ -116,23 +78,23 @@ def scan(
             character = at - start - extra
             if in_line:
                 size = character - line_character
-                counts[LINES] += 1
-                counts[BULLET_LINES] += bullet
-                counts[ELLIPSIS_LINES] += before_code == 0x2026 or (before_code == 46 and before_run >= 3)
-                counts[TERMINAL_LINES] += before_stop == at and before_kind & TERMINAL != 0
-                counts[SHORT_LINES] += size + 2 * ideographs <= SHORT_LINE
+                counts[of.LINES] += 1
+                counts[of.BULLET_LINES] += bullet
+                counts[of.ELLIPSIS_LINES] += before_code == 0x2026 or (before_code == 46 and before_run >= 3)
+                counts[of.TERMINAL_LINES] += before_stop == at and before_kind & TERMINAL != 0
+                counts[of.SHORT_LINES] += size + 2 * ideographs <= SHORT_LINE
                 phrases = phrases_in(data, line_start, at)
-                counts[JAVASCRIPT_LINES] += phrases & JAVASCRIPT != 0
-                counts[POLICY_LINES] += phrases & POLICY != 0
+                counts[of.JAVASCRIPT_LINES] += phrases & JAVASCRIPT != 0
+                counts[of.POLICY_LINES] += phrases & POLICY != 0
                 enough = pieces >= C4_WORDS or ideographs >= C4_WORDS
                 if enough and not long_piece and keeps_line(data, line_start, before_stop):
                     if phrases & LOREM_IPSUM:
-                        counts[LOREM_LINES] += 1
+                        counts[of.LOREM_LINES] += 1
                     elif phrases & JAVASCRIPT == 0 and curly:
-                        counts[CURLY_LINES] += 1
+                        counts[of.CURLY_LINES] += 1
                     elif phrases == 0:
-                        counts[C4_LINES] += 1
-                        counts[C4_SENTENCES] += sentences + 1
+                        counts[of.C4_LINES] += 1
+                        counts[of.C4_SENTENCES] += sentences + 1
                 line_hash = hash_bytes(data, line_start, at, limit)
                 if paragraph_start < 0:
                     paragraph_start, paragraph_hash = line_character, hash_start()
@@ -141,13 +103,13 @@ def scan(
                 if storing:
                     if lines == len(line_hashes):
                         storing = False
-                        counts[MEASURED] = line_character
-                        counts[MEASURED_NEWLINES] = counts[NEWLINES]
+                        counts[of.MEASURED] = line_character
+                        counts[of.MEASURED_NEWLINES] = counts[of.NEWLINES]
                     else:
                         line_hashes[lines], line_sizes[lines] = line_hash, size
                         lines += 1
             if paragraph_start >= 0 and (not in_line or at >= stop):
-                counts[PARAGRAPHS] += 1
+                counts[of.PARAGRAPHS] += 1
                 if storing:
                     paragraph_hashes[paragraphs] = mix(paragraph_hash)
                     paragraph_sizes[paragraphs] = paragraph_stop - paragraph_start
@@ -155,7 +117,7 @@ def scan(
                 paragraph_start = -1
             if at >= stop:
                 break
-            counts[NEWLINES] += 1
+            counts[of.NEWLINES] += 1
             spaces += 1
             at += 1
             line_start, line_character = at, at - start - extra
@@ -164,6 +126,53 @@ def scan(
             gap = True
             continue
         code, size = peek(data, at), 1
+        if gap and code < 128 and storing and at + READ <= limit and tokens + WINDOW <= len(hashes):
+            size = window_size(data, at, stop)
+            if size:
+                before = tokens
+                tokens, first, last, more, ended, ending, bracket, blank = scan_window(
+                    data, at, size, limit, ending, before_code == 46, counts, hashes, ends, spans, tokens
+                )
+                if tokens > before:
+                    if in_line == 0:
+                        bullet = peek(data, at + first) == 45
+                    in_line += tokens - before
+                    before_stop, before_code, before_run = at + last + 1, peek(data, at + last), 1
+                    before_kind = class_of(table, before_code)
+                    if is_word(before_kind):
+                        before_code = 0
+                    elif last > 1 and peek(data, at + last - 1) == before_code == peek(data, at + last - 2):
+                        before_run = 3
+                pieces += more
+                sentences += ended
+                curly = curly or bracket
+                spaces += blank
+                at += size
+                continue
+            size = 1
+        if storing and 0xE0 <= code < 0xF0:
+            run = scan_ideographs(data, at, stop, limit, table, gap, hashes, ends, spans, tokens) - tokens
+            if run:
+                sentences += ending == 2 or (ending and gap)
+                ending = 0
+                pieces += gap
+                tokens += run
+                in_line += run
+                ideographs += run
+                counts[of.TOKENS] += run
+                counts[of.WORDS] += run
+                counts[of.WORD_CHARACTERS] += run
+                counts[of.LETTERS] += run
+                counts[of.CJK_LETTERS] += run
+                counts[of.ALPHABETIC] += run
+                at += 3 * run
+                extra += 2 * run
+                piece_start = at - start - extra
+                before_stop, before_kind, before_code, before_run = at, LETTER | IDEOGRAPH, 0, 1
+                gap = at < stop and peek(data, at) == 32
+                at += gap
+                spaces += gap
+                continue
         if code < 128:
             kind = class_of(table, code)
         else:
@@ -197,26 +206,22 @@ def scan(
                 at += characters
                 more, value = 0, hash_step(hash_step(hash_start(), np.uint64(characters)), key)
                 before_kind = class_of(table, peek(data, at - 1))
-                counts[LETTERS] += characters
-                counts[CAPITALS] += capitals
-                counts[ALPHABETIC] += 1
+                counts[of.LETTERS] += characters
+                counts[of.CAPITALS] += capitals
+                counts[of.ALPHABETIC] += 1
             else:
                 at, more, letters, capitals, digits, hangul, before_kind = scan_word(data, at, stop, table, ascii_words)
                 characters = at - token_start - more
                 value = hash_bytes(data, token_start, at, limit)
                 key = first_bytes(data, token_start, at, limit)
-                counts[LETTERS] += letters
-                counts[CAPITALS] += capitals
-                counts[DIGITS] += digits
-                counts[CJK_LETTERS] += hangul
-                counts[ALPHABETIC] += letters > 0
-            counts[WORDS] += 1
-            counts[WORD_CHARACTERS] += characters
-            # At most four bytes.
-            if key >> _KEY_BITS == 0 and _STOP_WORD_BITS >> (key * HASH_FACTOR >> _KEY_SHIFT) & np.uint64(1):
-                for index in range(len(_STOP_WORD_KEYS)):
-                    if _STOP_WORD_KEYS[index] == key:
-                        counts[STOP_WORDS] |= 1 << index
+                counts[of.LETTERS] += letters
+                counts[of.CAPITALS] += capitals
+                counts[of.DIGITS] += digits
+                counts[of.CJK_LETTERS] += hangul
+                counts[of.ALPHABETIC] += letters > 0
+            counts[of.WORDS] += 1
+            counts[of.WORD_CHARACTERS] += characters
+            counts[of.STOP_WORDS] |= stop_word(key)
             before_code, before_run = 0, 0
         else:
             at, more, run = scan_mark(data, at, stop, code, size, kind, table)
@@ -224,19 +229,19 @@ def scan(
             value = hash_bytes(data, token_start, at, limit)
             before_kind, before_code, before_run = kind, code, run
             if kind & IDEOGRAPH:
-                counts[WORDS] += 1
-                counts[WORD_CHARACTERS] += characters
-                counts[LETTERS] += 1
-                counts[CJK_LETTERS] += 1
-                counts[ALPHABETIC] += 1
+                counts[of.WORDS] += 1
+                counts[of.WORD_CHARACTERS] += characters
+                counts[of.LETTERS] += 1
+                counts[of.CJK_LETTERS] += 1
+                counts[of.ALPHABETIC] += 1
                 ideographs += 1
                 piece_start = character + characters
             elif code == 35:
-                counts[NUMBER_SIGNS] += run
+                counts[of.NUMBER_SIGNS] += run
             elif code == 46:
-                counts[ELLIPSES] += run // 3
+                counts[of.ELLIPSES] += run // 3
             elif code == 0x2026:
-                counts[ELLIPSES] += run
+                counts[of.ELLIPSES] += run
             elif code == 123:
                 curly = True
             if kind & TERMINAL:
@@ -246,12 +251,12 @@ def scan(
             long_piece = True
         before_stop = at
         in_line += 1
-        counts[TOKENS] += 1
+        counts[of.TOKENS] += 1
         if storing:
             if tokens == len(hashes):
                 storing = False
-                counts[MEASURED] = character
-                counts[MEASURED_NEWLINES] = counts[NEWLINES]
+                counts[of.MEASURED] = character
+                counts[of.MEASURED_NEWLINES] = counts[of.NEWLINES]
             else:
                 hashes[tokens] = value
                 ends[tokens + 1] = ends[tokens] + characters
@@ -260,10 +265,10 @@ def scan(
         gap = at < stop and peek(data, at) == 32
         at += gap
         spaces += gap
-    counts[CHARACTERS] = stop - start - extra
-    counts[VISIBLE] = counts[CHARACTERS] - spaces
+    counts[of.CHARACTERS] = stop - start - extra
+    counts[of.VISIBLE] = counts[of.CHARACTERS] - spaces
     if storing:
-        counts[MEASURED] = counts[CHARACTERS]
-        counts[MEASURED_NEWLINES] = counts[NEWLINES]
-    counts[UNFINISHED] = stop > start and peek(data, stop - 1) != 10
-    counts[STORED_TOKENS], counts[STORED_LINES], counts[STORED_PARAGRAPHS] = tokens, lines, paragraphs
+        counts[of.MEASURED] = counts[of.CHARACTERS]
+        counts[of.MEASURED_NEWLINES] = counts[of.NEWLINES]
+    counts[of.UNFINISHED] = stop > start and peek(data, stop - 1) != 10
+    counts[of.STORED_TOKENS], counts[of.STORED_LINES], counts[of.STORED_PARAGRAPHS] = tokens, lines, paragraphs

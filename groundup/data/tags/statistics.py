@@ -18,15 +18,15 @@ import pyarrow as pa
 from numba import njit
 
 from groundup.data.kernels import class_table
-from groundup.data.tags import scan as at
+from groundup.data.tags import counts as at
 from groundup.data.tags.columns import INTEGERS, STATISTICS
-from groundup.data.tags.repetition import Counts, repeated, repeated_ngrams, table_size
+from groundup.data.tags.repetition import MOST_TOKENS, Counts, repeated, repeated_ngrams, table_size
 from groundup.data.tags.scan import scan
 from groundup.data.tags.tokens import ascii_word_table
 from groundup.data.texts import Bytes, Offsets, buffers
 
 # Repetition is looked for in the first tokens and lines of a document only, so that memory is bounded (about 60 MB).
-MEASURED_TOKENS = 1 << 20
+MEASURED_TOKENS = MOST_TOKENS
 MEASURED_LINES = 1 << 18
 
 SCHEMA = pa.schema([(name, pa.int64() if name in INTEGERS else pa.float32()) for name, _ in STATISTICS])
@@ -49,7 +49,7 @@ def statistics(texts: pa.LargeStringArray) -> pa.Table:
 def count(
     offsets: Offsets, data: Bytes, tokens: int = MEASURED_TOKENS, lines: int = MEASURED_LINES
 ) -> tuple[Counts, Counts]:
-    """(counts int64 [rows, scan.COUNTS], repetitions int64 [rows, 13]) with limits for what is measured."""
+    """(counts int64 [rows, counts.COUNTS], repetitions int64 [rows, 13]) with limits for what is measured."""
     longest = int(np.diff(offsets).max(initial=0))
     counts = np.zeros((len(offsets) - 1, at.COUNTS), np.int64)
     repetitions = np.zeros((len(offsets) - 1, _REPETITIONS), np.int64)
