@@ -28,8 +28,8 @@ PIECES = [
 ASCII_PIECES = [
     "a", "Bc", "don't", "'tis", "the", "and", "have", "x_1", "_y", "1.5", "end.The", "U.S.", "a.b.c", "1,000",
     "10:30/2", "a/b", "1'2", "word.", "Yes!", "no?)", 'he said."', "it's.'", ".}", "...", "....", ".", "..", "!!", "#",
-    "##", "{", "}", "[", "]", "(", ")", "-", "--", "=====", "==", ",", ":", "_", "'", '"', " ", "  ", "\t", "\x1c", "\r",
-    "\x00", "\x7f", "\n", "\n\n", "12", "7", "supercalifragilistic", "abcdefgh", "abcdefghi", "x" * 40,
+    "##", "{", "}", "[", "]", "(", ")", "-", "--", "=====", "==", ",", ":", "_", "'", '"', " ", "  ", "\t", "\x1c",
+    "\r", "\x00", "\x7f", "\n", "\n\n", "12", "7", "supercalifragilistic", "abcdefgh", "abcdefghi", "x" * 40,
 ]  # fmt: skip
 TEXTS = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=40).map("".join),

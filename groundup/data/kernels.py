@@ -5,16 +5,19 @@ The classes come from the `unicodedata` of the running Python; its version is `U
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from groundup.data.jit import inlined, kernel
 from groundup.data.texts import Bytes
 
 UNICODE_VERSION = unicodedata.unidata_version
@@ -65,6 +68,13 @@ FF01 FF0E FF1F FF61 10A56-10A57 10F55-10F59 10F86-10F89 11047-11048 110BE-110C1 
 11A42-11A43 11A9B-11A9C 11C41-11C42 11EF7-11EF8 11F43-11F44 16A6E-16A6F 16AF5 16B37-16B38 16B44 16E98 1BC9F 1DA88
 """
 
+# By Unicode's general category; all others are punctuation.
+_CLASSES = defaultdict(
+    lambda: PUNCTUATION,
+    {"Lu": LETTER | UPPER, "Lt": LETTER | UPPER, "Ll": LETTER, "Lm": LETTER, "Lo": LETTER}
+    | {"Nd": DIGIT, "Nl": DIGIT, "No": DIGIT, "Mn": 0, "Mc": 0, "Me": 0, "Cf": 0},
+)
+
 _HASH_SEED = np.uint64(0xCBF29CE484222325)
 HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -76,7 +86,9 @@ _ONE = np.uint64(1)
 @lru_cache(1)
 def class_table() -> Bytes:
     """Classes of the code points below 0x20000, uint8 [0x20000]; `class_of` looks up in it."""
-    table = np.array([_class(code) for code in range(_TABLE_SIZE)], np.uint8)
+    chars = np.arange(_TABLE_SIZE, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    table = np.frombuffer(bytearray(map(_CLASSES.__getitem__, map(unicodedata.category, chars))), np.uint8)
+    table[[space.start() for space in re.finditer(r"\s", chars)]] = SPACE
     for first, last in _IDEOGRAPHS:
         codes = table[first : last + 1]
         codes[(codes & WORD) != 0] = LETTER | IDEOGRAPH
@@ -88,18 +100,6 @@ def class_table() -> Bytes:
         table[int(low, 16) : int(high or low, 16) + 1] |= TERMINAL | PUNCTUATION
     table.flags.writeable = False
     return table
-
-
-def _class(code: int) -> int:
-    char = chr(code)
-    category = unicodedata.category(char)
-    if char.isspace():
-        return SPACE
-    if category[0] == "L":
-        return LETTER | UPPER if category in ("Lu", "Lt") else LETTER
-    if category[0] == "N":
-        return DIGIT
-    return 0 if category[0] == "M" or category == "Cf" else PUNCTUATION
 
 
 # Kernels read text by address (`data.ctypes.data`) because numba counts references to an array that is handed to a
@@ -221,7 +221,7 @@ highest_bit = cast(Callable[[np.uint64], int], intrinsic(_highest_bit))
 bits_set = cast(Callable[[np.uint64], int], intrinsic(_bits_set))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def class_of(table: int, code: int) -> int:
     """The class of a code point; `table` is the address of `class_table()`.
 
@@ -234,7 +234,7 @@ def class_of(table: int, code: int) -> int:
     return 0 if 0xE0000 <= code < 0xE0200 else PUNCTUATION
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def decode(data: int, at: int, stop: int) -> tuple[int, int]:
     """(code point, bytes it takes) of the character at byte `at` of the text at address `data` that ends before
     `stop`. What is no UTF-8 is one byte of U+FFFD."""
@@ -260,7 +260,7 @@ def decode(data: int, at: int, stop: int) -> tuple[int, int]:
     return code, size
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def last_character(data: int, start: int, stop: int) -> tuple[int, int]:
     """(code point, bytes it takes) of the character that ends before byte `stop`; (U+FFFD, 0) where there is none."""
     at = stop - 1
@@ -272,20 +272,20 @@ def last_character(data: int, start: int, stop: int) -> tuple[int, int]:
     return (code, size) if at + size == stop else (0xFFFD, 1)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def hash_start() -> np.uint64:
     """Where a rolling hash begins."""
     return _HASH_SEED
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def hash_step(value: np.uint64, item: np.uint64) -> np.uint64:
     """The rolling 64-bit hash after one more item (a byte, eight bytes, a code point or another hash)."""
     value = (value ^ item) * HASH_FACTOR
     return value ^ (value >> _SHIFT_32)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def first_bytes(data: int, at: int, stop: int, limit: int) -> np.uint64:
     """The at most eight bytes from `at` to `stop` as a little-endian number; the text's memory ends at `limit`."""
     size = min(stop - at, 8)
@@ -300,7 +300,7 @@ def first_bytes(data: int, at: int, stop: int, limit: int) -> np.uint64:
     return value
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def hash_bytes(data: int, start: int, stop: int, limit: int) -> np.uint64:
     """The 64-bit hash of the bytes from `start` to `stop`; the text's memory ends at `limit`."""
     value = hash_step(_HASH_SEED, np.uint64(stop - start))
@@ -313,7 +313,7 @@ def hash_bytes(data: int, start: int, stop: int, limit: int) -> np.uint64:
     return value
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def mix(value: np.uint64) -> np.uint64:
     """The finaliser of SplitMix64 (Steele et al. 2014): every bit of the result depends on every bit of the value."""
     value = (value ^ (value >> _SHIFT_30)) * _MIX_1

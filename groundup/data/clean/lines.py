@@ -7,11 +7,11 @@ from collections import deque
 from dataclasses import dataclass
 from functools import cache
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from groundup.data.clean.spaces import space_length
+from groundup.data.jit import kernel
 from groundup.data.texts import Bytes
 
 
@@ -112,7 +112,7 @@ def automaton(names: tuple[str, ...]) -> Automaton:
     return Automaton(fold, (follow * width).ravel(), spread, np.array(most, np.int64))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def told_by(data, start, end, fold, follow, tells, most_words):  # type: ignore[no-untyped-def]
     """The first rule that tells the line data[start:end], or -1."""
     told, state = np.int64(0), np.uintp(0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
-import numba
+from groundup.data.jit import kernel
 
 _ROUNDS = 3
 # Bytes that cp1252 leaves undefined stand for themselves, as browsers read them.
@@ -45,7 +45,7 @@ def _mended(run: str) -> str | None:
         return None
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def may_be_mojibake(data, i, end):  # type: ignore[no-untyped-def]
     """Does a character from U+00C2 to U+00F4 (bytes that begin a character of UTF-8) at `i` stand before one that
     stands for a byte from 0x80 to 0xBF?"""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from groundup.data.clean.personal_rules import KINDS
+from groundup.data.jit import kernel
 
 _EMAIL, _IBAN, _RESIDENT_ID, _CARD, _SSN, _IP, _PHONE = range(7)
 assert KINDS == ("email", "iban", "resident_id", "card", "ssn", "ip", "phone")
@@ -30,50 +28,46 @@ def places(offsets: npt.NDArray[np.int64], data: npt.NDArray[np.uint8]) -> npt.N
         room = count
 
 
-def _njit(function: Any) -> Any:
-    return numba.njit(cache=True, nogil=True)(function)
-
-
-@_njit
+@kernel
 def _digit(byte):  # type: ignore[no-untyped-def]
     return byte >= 0x30 and byte <= 0x39
 
 
-@_njit
+@kernel
 def _letter(byte):  # type: ignore[no-untyped-def]
     return (byte | 0x20) >= 0x61 and (byte | 0x20) <= 0x7A
 
 
-@_njit
+@kernel
 def _word(byte):  # type: ignore[no-untyped-def]
     return _digit(byte) or _letter(byte) or byte == 0x5F
 
 
-@_njit
+@kernel
 def _hex(byte):  # type: ignore[no-untyped-def]
     return _digit(byte) or ((byte | 0x20) >= 0x61 and (byte | 0x20) <= 0x66)
 
 
-@_njit
+@kernel
 def _upper(byte):  # type: ignore[no-untyped-def]
     return byte >= 0x41 and byte <= 0x5A
 
 
-@_njit
+@kernel
 def _digits_end(data, i, end):  # type: ignore[no-untyped-def]
     while i < end and _digit(data[i]):
         i += 1
     return i
 
 
-@_njit
+@kernel
 def _note(found, count, row, at, kind):  # type: ignore[no-untyped-def]
     if count < len(found):
         found[count, 0], found[count, 1], found[count, 2] = row, at, kind
     return count + 1
 
 
-@_njit
+@kernel
 def _addresses(data, start, at, row, found, count):  # type: ignore[no-untyped-def]
     """The letters and digits after none, at most 64 bytes before the @ at `at`, with only such bytes between as an
     address may have."""
@@ -92,7 +86,7 @@ def _addresses(data, start, at, row, found, count):  # type: ignore[no-untyped-d
     return count
 
 
-@_njit
+@kernel
 def _long_address(data, start, colon, end):  # type: ignore[no-untyped-def]
     """Where an IPv6 address may begin whose first colon is at `colon`; -1 if there is none."""
     at = colon
@@ -109,7 +103,7 @@ def _long_address(data, start, colon, end):  # type: ignore[no-untyped-def]
     return at if colons >= 2 and (doubled or colons == 7) else -1
 
 
-@_njit
+@kernel
 def _places(offsets, data, found):  # type: ignore[no-untyped-def]
     count = 0
     for row in range(len(offsets) - 1):
@@ -142,7 +136,7 @@ def _places(offsets, data, found):  # type: ignore[no-untyped-def]
     return count
 
 
-@_njit
+@kernel
 def _number(data, start, i, end, row, found, count):  # type: ignore[no-untyped-def]
     """The places for which the run of digits that begins at `i` speaks."""
     one = _digits_end(data, i, end)

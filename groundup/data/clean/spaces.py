@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
+from groundup.data.jit import kernel
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def space_length(data, i):  # type: ignore[no-untyped-def]
     """Length in bytes of the character at `i` if it is white space to Python, a control character or U+FEFF; else 0."""
     byte = data[i]

@@ -7,7 +7,6 @@ import unicodedata
 from dataclasses import dataclass, field
 from functools import cache
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow as pa
 from groundup.data.clean.lines import LINE_RULES, automaton, told_by
 from groundup.data.clean.mojibake import may_be_mojibake, mend
 from groundup.data.clean.spaces import space_length
+from groundup.data.jit import kernel
 from groundup.data.kernels import class_table
 from groundup.data.tags.c4 import drops_line
 from groundup.data.texts import Bytes, buffers, from_buffers
@@ -141,7 +141,7 @@ def _unstable() -> npt.NDArray[np.bool_]:
     return unstable
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _suspects(offsets, data, unstable, other, repair):  # type: ignore[no-untyped-def]
     """Mark in `other` the texts that may not be NFC, or may hold mojibake. Returns how many U+FFFD there are."""
     replacements = 0
@@ -194,7 +194,7 @@ def _classes() -> Bytes:
     return classes
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _clean(  # type: ignore[no-untyped-def]
     offsets, data, classes, fold, follow, tells, most_words, c4, characters, new_offsets, out, dropped
 ):

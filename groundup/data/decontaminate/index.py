@@ -22,8 +22,9 @@ import numpy as np
 import pyarrow as pa
 
 from groundup.data.dedup.arrays import open_array, save
-from groundup.data.dedup.jit import kernel, mix
 from groundup.data.dedup.shingles import MULTIPLIER, tokenize
+from groundup.data.jit import kernel
+from groundup.data.kernels import mix
 
 Array = np.ndarray[Any, Any]
 

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from groundup.data.decontaminate.index import Array, Index, finish, may_hold, run_key
-from groundup.data.dedup.jit import kernel
 from groundup.data.dedup.shingles import Tokens, power, roll, tokenize
+from groundup.data.jit import kernel
 
 MATCHES = pa.schema([("row", pa.int64()), ("ngram", pa.int64())])
 ITEM_HITS = pa.schema([("row", pa.int64()), ("item", pa.int64()), ("ngrams", pa.int64()), ("fraction", pa.float64())])

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from groundup.data.dedup.arrays import ArrayWriter
-from groundup.data.dedup.jit import kernel, mix
 from groundup.data.dedup.signatures import NO_SHINGLE
+from groundup.data.jit import kernel
+from groundup.data.kernels import mix
 from groundup.errors import UserError
 
 # The key, in every band, of a document without a signature.

@@ -17,8 +17,8 @@ import numpy as np
 
 from groundup.data.dedup.arrays import ROW_BITS, ROW_MASK, open_array, partition_slice
 from groundup.data.dedup.bands import Banding
-from groundup.data.dedup.jit import kernel
 from groundup.data.dedup.signatures import equal_entries
+from groundup.data.jit import kernel
 
 REPRESENTATIVES = 64
 # What a band's partition takes at its peak for each entry: keys and documents, their order, and sorted copies.

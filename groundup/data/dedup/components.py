@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from groundup.data.dedup.arrays import ROW_BITS, ROW_MASK, open_array
-from groundup.data.dedup.jit import kernel
+from groundup.data.jit import kernel
 
 _EDGES = 1 << 18
 _ROWS = 1 << 20

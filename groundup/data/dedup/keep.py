@@ -11,7 +11,7 @@ import numpy as np
 
 from groundup.data.dedup.arrays import document_numbers, open_array
 from groundup.data.dedup.components import shard_offsets, to_documents
-from groundup.data.dedup.jit import kernel
+from groundup.data.jit import kernel
 
 
 def choose_kept(roots: Path, values: Iterable[np.ndarray[Any, Any]], path: Path) -> None:

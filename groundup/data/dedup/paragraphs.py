@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groundup.data.dedup.jit import kernel, mix
+from groundup.data.jit import kernel
+from groundup.data.kernels import mix
 from groundup.data.texts import buffers, from_buffers
 
 # How many line ends in a row end a passage.

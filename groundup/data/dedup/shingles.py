@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groundup.data.dedup.jit import kernel, mix
+from groundup.data.jit import kernel
+from groundup.data.kernels import mix
 from groundup.data.texts import buffers
 
 # Multiplier of the polynomial hash of a run of tokens (the constant of L'Ecuyer 1999, table 4, for modulus 2^64).

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groundup.data.dedup.jit import kernel, mix
 from groundup.data.dedup.shingles import Tokens, power, roll, tokenize
+from groundup.data.jit import kernel
+from groundup.data.kernels import mix
 
 # The signature of a text with fewer tokens than the n-gram has consists of this number. It never joins another.
 NO_SHINGLE = np.uint32(0xFFFFFFFF)

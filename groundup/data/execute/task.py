@@ -36,7 +36,7 @@ Work = Callable[..., dict[str, Any]]
 
 # What the files depend on: the code in these files, and libraries by their versions.
 _CODE = (
-    *("kernels.py", "texts.py", "batches/permutation.py", "clean/*.py", "decontaminate/*.py", "dedup/*.py"),
+    *("jit.py", "kernels.py", "texts.py", "batches/permutation.py", "clean/*.py", "decontaminate/*.py", "dedup/*.py"),
     *("filters/*.py", "read/*.py", "stages/*.py", "tags/*.py", "tokens/*.py"),
 )
 _LIBRARIES = (

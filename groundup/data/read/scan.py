@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numba
 import numpy as np
 
+from groundup.data.jit import kernel
 from groundup.data.read.compression import open_stream
 from groundup.data.read.part import Part
 from groundup.data.read.sources import SourceFile
@@ -49,7 +49,7 @@ def cut_lines(file: SourceFile, size: int, on_bytes: Callable[[int], None] | Non
 _ENDS, _RECORDS, _BEGUN = range(3)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _lines(data, i, goal, counts):  # type: ignore[no-untyped-def]
     """Count from byte `i` on, up to the first line that begins at `goal` or after it. Returns where that is, or the
     length of `data`."""

@@ -8,8 +8,7 @@ pages in Hindi or Arabic, say, lose their lines.
 
 from __future__ import annotations
 
-from numba import njit
-
+from groundup.data.jit import kernel
 from groundup.data.kernels import IDEOGRAPH, SPACE, class_of, decode, last_character, peek
 from groundup.data.tags.phrases import JAVASCRIPT, LOREM_IPSUM, phrases_in
 
@@ -24,7 +23,7 @@ _EDIT = tuple(b"[edit]")
 _CITATION_NEEDED = tuple(b"[citation needed]")
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def keeps_line(data: int, start: int, stop: int) -> bool:
     """Whether the line from byte `start` to `stop` of the text at address `data`, without the white space at its end,
     ends like a sentence.
@@ -44,7 +43,7 @@ def keeps_line(data: int, start: int, stop: int) -> bool:
     return code == 33 or code == 63 or code in _END_MARKS or code in _FULLWIDTH
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def drops_line(data: int, start: int, stop: int, table: int) -> bool:
     """Whether C4 takes the line from byte `start` to `stop` of the text at address `data` out of its page.
 
@@ -82,7 +81,7 @@ def drops_line(data: int, start: int, stop: int, table: int) -> bool:
     return phrases & JAVASCRIPT != 0 or (phrases != 0 and not curly)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _without_citation(data: int, start: int, stop: int) -> int:
     """Where the citation that ends at `stop` begins; `stop` where there is none."""
     at = stop - 2
@@ -97,7 +96,7 @@ def _without_citation(data: int, start: int, stop: int) -> int:
     return stop
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _ends_with(data: int, start: int, stop: int, mark: tuple[int, ...]) -> bool:
     if stop - start < len(mark):
         return False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from groundup.data.jit import inlined, kernel
 from groundup.data.kernels import IDEOGRAPH, SPACE, class_of, hash_start, hash_step, peek_8
 from groundup.data.tags.repetition import Hashes, Ints
 
@@ -12,7 +12,7 @@ _THREE = np.uint64(3)
 _CODE_BYTES = np.uint64(0xFFFFFF)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _class_of_three(eight: np.uint64, table: int) -> int:
     """The class of the character of three bytes that these begin with; that of white space for any other beginning."""
     if eight & np.uint64(0xC0C0F0) != np.uint64(0x8080E0):
@@ -22,7 +22,7 @@ def _class_of_three(eight: np.uint64, table: int) -> int:
     return class_of(table, int(code))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scan_ideographs(
     data: int,
     at: int,

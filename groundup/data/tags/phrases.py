@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from groundup.data.jit import kernel
 from groundup.data.kernels import peek
 from groundup.data.texts import Bytes
 
@@ -47,7 +47,7 @@ def _build() -> tuple[Bytes, Bytes, Bytes]:
 _JUMPS, _PADDED, _KINDS = _build()
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def phrases_in(data: int, start: int, stop: int) -> int:
     """The kinds of all phrases from byte `start` to `stop` of the text at address `data`, as bits.
 
@@ -64,7 +64,7 @@ def phrases_in(data: int, start: int, stop: int) -> int:
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _match(data: int, start: int, stop: int) -> int:
     found = 0
     for row in range(len(_PADDED)):

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from groundup.data.jit import inlined, kernel
 from groundup.data.kernels import HASH_FACTOR, peek_8, peek_uint32, poke_uint32
 from groundup.data.texts import Bytes
 
@@ -31,7 +31,7 @@ _PLACE_MASK = (1 << _PLACE_BITS) - 1
 MOST_TOKENS = 1 << _PLACE_BITS  # that n-grams are found among
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def table_size(items: int) -> int:
     """Slots of a hash table that stays at most half full: a power of two."""
     size = 16
@@ -40,7 +40,7 @@ def table_size(items: int) -> int:
     return size
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _bits(size: int) -> int:
     bits = 0
     while size > 1:
@@ -49,7 +49,7 @@ def _bits(size: int) -> int:
     return bits
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pairs(hashes: Hashes, count: int, keys: Hashes, places: Places, marks: Bytes) -> int:
     """The keys of `count` pairs of neighbours, and the places, in order, of those that may occur twice; returns how
     many. What is left out occurs once. No branch depends on the keys, which is why this comes first.
@@ -70,12 +70,12 @@ def _pairs(hashes: Hashes, count: int, keys: Hashes, places: Places, marks: Byte
     return kept
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _bits_for(items: int) -> int:
     return int(_bits(table_size(items)))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _first(place: int, keys: int, slots: int, bits: int, stamp: int) -> int:
     """The first place with this place's key; itself, where there was none. Equal hashes are taken for equal items.
 
@@ -93,7 +93,7 @@ def _first(place: int, keys: int, slots: int, bits: int, stamp: int) -> int:
         at = (at + 1) & ((1 << bits) - 1)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def repeated(keys: Hashes, sizes: Ints, count: int, slots: Places) -> tuple[int, int]:
     """(items that occurred before, their characters). keys, sizes (characters) [count]; slots: scratch of
     `table_size(count)`."""
@@ -107,7 +107,7 @@ def repeated(keys: Hashes, sizes: Ints, count: int, slots: Places) -> tuple[int,
     return items, characters
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def repeated_ngrams(
     hashes: Hashes,
     ends: Ints,
@@ -156,7 +156,7 @@ def repeated_ngrams(
             return
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _prune(left: int, places: Places, firsts: Places, occurrences: Places) -> int:
     """Leave the places where this n-gram and that at the next place occur twice; how many. No branch."""
     kept, before = 0, -2
@@ -169,7 +169,7 @@ def _prune(left: int, places: Places, firsts: Places, occurrences: Places) -> in
     return kept
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _most_frequent(
     n: int,
     hashes: Hashes,
@@ -207,7 +207,7 @@ def _most_frequent(
     return int(times * (spans[most + n] - spans[most] - gap))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _covered(
     n: int,
     hashes: Hashes,

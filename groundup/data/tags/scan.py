@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from groundup.data.jit import kernel
 from groundup.data.kernels import (
     IDEOGRAPH,
     LETTER,
@@ -35,7 +35,7 @@ from groundup.data.tags.window import READ, scan_window, window_size
 SHORT_LINE = 30  # characters; an ideograph counts as three
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scan(
     data: int,
     start: int,

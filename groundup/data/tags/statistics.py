@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from numba import njit
 
+from groundup.data.jit import kernel
 from groundup.data.kernels import class_table
 from groundup.data.tags import counts as at
 from groundup.data.tags.columns import INTEGERS, STATISTICS
@@ -59,7 +59,7 @@ def count(
     return counts, repetitions
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _count(
     offsets: Offsets,
     data: Bytes,

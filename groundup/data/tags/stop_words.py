@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from groundup.data.jit import inlined
 from groundup.data.kernels import HASH_FACTOR
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
@@ -16,7 +16,7 @@ for _index, _word in enumerate(STOP_WORDS):
     _KEYS[_slot], _BITS[_slot] = _key, 1 << _index
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def stop_word(key: np.uint64) -> int:
     """The bit of the stop word whose bytes are this little-endian number, 0 where none's are. No branch."""
     slot = key * HASH_FACTOR >> _SHIFT

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from groundup.data.jit import inlined, kernel
 from groundup.data.kernels import (
     DIGIT,
     IDEOGRAPH,
@@ -53,12 +53,12 @@ def ascii_word_table() -> npt.NDArray[np.int64]:
     return packed
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def is_word(kind: int) -> bool:
     return kind & WORD != 0 and kind & IDEOGRAPH == 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def next_class(data: int, at: int, stop: int, table: int) -> int:
     if at >= stop:
         return SPACE
@@ -66,7 +66,7 @@ def next_class(data: int, at: int, stop: int, table: int) -> int:
     return class_of(table, code)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _joins(data: int, at: int, stop: int, table: int, before: int) -> bool:
     """Whether the ASCII mark at a byte belongs to the word whose last character, before it, is of this class."""
     byte = peek(data, at)
@@ -82,7 +82,7 @@ def _joins(data: int, at: int, stop: int, table: int, before: int) -> bool:
     return before & DIGIT != 0 and after & DIGIT != 0  # , / :
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def scan_word(data: int, at: int, stop: int, table: int, ascii_words: int) -> tuple[int, int, int, int, int, int, int]:
     """(byte behind the word; extra bytes of its characters; its letters, capitals, digits, Hangul; the class of its
     last character). A first character of any class is taken. ascii_words: address of `ascii_word_table()`."""
@@ -128,7 +128,7 @@ def scan_word(data: int, at: int, stop: int, table: int, ascii_words: int) -> tu
     return at, extra, letters, capitals, digits, hangul, kind
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def short_word(eight: np.uint64) -> tuple[int, int, np.uint64]:
     """(letters, capitals among them, their bytes) of the run of ASCII letters these eight bytes begin with.
 
@@ -148,7 +148,7 @@ def short_word(eight: np.uint64) -> tuple[int, int, np.uint64]:
     return bits >> 3, bits_set(letters & ~(eight << np.uint64(2)) & mask), eight & mask
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def scan_mark(data: int, at: int, stop: int, code: int, size: int, kind: int, table: int) -> tuple[int, int, int]:
     """(byte behind the mark or ideograph, extra bytes of its characters, how often it stands in a row)."""
     run, extra = 1, size - 1

@@ -7,8 +7,8 @@ behind white space and ends behind white space or with the line, so that no toke
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from groundup.data.jit import inlined
 from groundup.data.kernels import (
     WINDOW,
     bits_set,
@@ -30,17 +30,17 @@ READ = WINDOW + 8  # bytes from a window's first on that must be readable: the e
 _ONE, _ALL, _BITS, _EIGHT = np.uint64(1), np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(64), np.uint64(8)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _equal(data: int, at: int, code: int) -> np.uint64:
     return bytes_between(data, at, 0, code, code)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _spaces(data: int, at: int) -> np.uint64:
     return _equal(data, at, 32) | bytes_between(data, at, 0, 9, 13) | bytes_between(data, at, 0, 28, 31)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def window_size(data: int, at: int, stop: int) -> int:
     """The bytes of the window at a byte of ASCII that is no line break; 0 where the first token may reach out of it."""
     breaks = _equal(data, at, 10)
@@ -50,7 +50,7 @@ def window_size(data: int, at: int, stop: int) -> int:
     return highest_bit(_spaces(data, at) & (_ALL >> (_BITS - np.uint64(size)))) + 1
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def scan_window(
     data: int,
     at: int,

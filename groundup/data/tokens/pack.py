@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from groundup.data.jit import kernel
 
 BLOCK_PIECES = 1 << 22
 Integers = NDArray[np.int64]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _best_fit(lengths: Integers, order: Integers, window: int) -> tuple[NDArray[np.int32], int]:
     """The window of each piece, and how many windows there are. `order`: the longest piece first."""
     leaves = 1
