@@ -41,7 +41,9 @@ def groundup(file: Path, out: Path, detect: bool) -> None:
             language = languages(text)["language"] if detect else pa.array(["en"] * len(text))
             tags = statistics(text).append_column("language", language)
             tags = tags.append_column("reason", decide(rules, tags))
-            writer = writer or pq.ParquetWriter(out, tags.schema, compression="zstd")
+            writer = writer or pq.ParquetWriter(
+                out, tags.schema, compression="zstd", use_dictionary=["language", "reason"]
+            )
             writer.write_table(tags)
     if writer is not None:
         writer.close()

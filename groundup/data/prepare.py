@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from groundup import __version__
 from groundup.console import Bar, say, size
 from groundup.data.execute.executor import choose, cores, executor
-from groundup.data.execute.task import Done, drop_damaged, sweep, versions
+from groundup.data.execute.task import Done, Task, drop_damaged, sweep, versions
 from groundup.data.explain import look
 from groundup.data.inputs import check_length
 from groundup.data.read.slices import Slice, slice_files
@@ -53,18 +54,18 @@ def prepare(
     root.mkdir(exist_ok=True)
     if (read_json(run.data / "manifest.json") or {}).get("inputs") == inputs:
         drop_damaged(root)  # what is made again although it is there is so because something of it is damaged
-    slices = _sliced(data, files, root)
     # This process is one too.
     workers = max(1, min(data.workers or cores(), data.memory.bytes // PROCESS_BYTES - 1))
-    kind = choose(kind, workers, sum(piece.bytes for _, piece in slices))
+    kind = choose(kind, workers, sum(file.state()[0] for group in files for file in group))
     with executor(kind, root, workers) as execute:
+        slices = _sliced(data, files, root)
         stages = Stages(execute, root, 1 if kind == "process" else workers)
         made = _stages(loaded, stages, slices, root)
     manifest = _manifest(loaded, files, stages, made)
     manifest["inputs"] = inputs
     check_length(_recipe(loaded).train.sequence_length, manifest)
     sweep(root, stages.tasks)
-    _put_into_place(run, _recipe(loaded), manifest, made)
+    _put_into_place(run, manifest, made)
     say(table(list(stages.by_name.values())))
     if manifest["peak_memory_mb"] > data.memory.bytes / (1 << 20):
         say(
@@ -95,13 +96,14 @@ def _sliced(data: Data, files: list[list[SourceFile]], root: Path) -> list[tuple
 
 @dataclass(frozen=True)
 class Made:
-    """What the stages made: the tokenizer, token files, of each shard the parts that are left, and what else the
-    manifest tells of them."""
+    """What the stages made: the tokenizer, token files, of each shard the parts that are left, what else the manifest
+    tells of them, and what the report shows."""
 
     tokenizer: Done
     tokens: list[Done]
     left: list[Done]
     told: dict[str, Any]
+    looked: dict[str, Any]
 
 
 def _stages(loaded: LoadedRecipe, stages: Stages, slices: Sequence[tuple[int, Slice]], root: Path) -> Made:
@@ -121,9 +123,6 @@ def _stages(loaded: LoadedRecipe, stages: Stages, slices: Sequence[tuple[int, Sl
     told: dict[str, Any] = {"taken_out": taken}
     if judged.evaluations is not None:
         told["evaluations"] = judged.evaluations
-    if data.recall_check:
-        told["recall"] = stages.run([recall.task(data, recipe.seed, done)], "recall")[0].result
-        del stages.by_name["recall"]
     drawn = judged.drawn
     limit = decide.threshold(data.validation_fraction, drawn)
     leaked = leaks.run(stages, limit, done, drawn)
@@ -136,8 +135,18 @@ def _stages(loaded: LoadedRecipe, stages: Stages, slices: Sequence[tuple[int, Sl
             left = tokenize.Texts(*passages.run(stages, unit, shortest, done, split, memory))
             passages.account(stages, unit, split, left.parts)
     _check_parts(stages, left.parts)
-    task = tokenize.tokenizer_task(recipe.tokenizer, recipe.seed, left)
-    tokenizer = stages.run([task], "train_tokenizer")[0]
+    # One process trains; the others, and this one, have time for what else is to be told.
+    alone: dict[str, Sequence[Task]] = {
+        "train_tokenizer": [tokenize.tokenizer_task(recipe.tokenizer, recipe.seed, left)],
+        **({"recall": [recall.task(data, recipe.seed, done)]} if data.recall_check else {}),
+    }
+    with ThreadPoolExecutor(1) as thread:
+        looked = thread.submit(look.look, root, recipe, left.parts)
+        made = stages.run_together(alone)
+    tokenizer = made["train_tokenizer"][0]
+    if data.recall_check:
+        told["recall"] = made["recall"][0].result
+        del stages.by_name["recall"]
     if recipe.tokenizer.path is not None:
         del stages.by_name["train_tokenizer"]
     vocabulary = tokenizer.result["vocab_size"]
@@ -151,7 +160,7 @@ def _stages(loaded: LoadedRecipe, stages: Stages, slices: Sequence[tuple[int, Sl
     stages["tokenize"].count(total, total, {})
     if tokens[0].result["fallback"]:
         say(f"encoded by the slower tokenizers: {tokens[0].result['fallback']}")
-    return Made(tokenizer, tokens, list(left.parts), told)
+    return Made(tokenizer, tokens, list(left.parts), told, looked.result())
 
 
 def _check_vocabulary(recipe: LanguageRecipe, entries: int) -> None:
@@ -184,7 +193,7 @@ def _check_parts(stages: Stages, left: Sequence[Done]) -> None:
             )
 
 
-def _put_into_place(run: RunDir, recipe: LanguageRecipe, manifest: dict[str, Any], made: Made) -> None:
+def _put_into_place(run: RunDir, manifest: dict[str, Any], made: Made) -> None:
     """Make `data/` anew beside the old one, and put it in its place."""
     root = run.stages
     partial, old = run.path / "data.partial", run.path / "data.old"
@@ -197,7 +206,7 @@ def _put_into_place(run: RunDir, recipe: LanguageRecipe, manifest: dict[str, Any
     Tokenizer(made.tokenizer.folder).save(partial / "tokenizer")
     if (root / MALFORMED).exists():
         shutil.copyfile(root / MALFORMED, partial / MALFORMED)
-    write_atomically(partial / "look.json", json.dumps(look.look(root, recipe)))
+    write_atomically(partial / "look.json", json.dumps(made.looked))
     write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1))
     shutil.rmtree(old, ignore_errors=True)
     if run.data.exists():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -70,24 +69,21 @@ def _spans(texts: pa.LargeStringArray) -> Iterator[tuple[int, int, int, int]]:
     offsets, data = buffers(texts)
     content = data.data
     found = places(offsets, data)
-    borders = np.flatnonzero(np.diff(found[:, 0], prepend=-1, append=len(texts))).tolist()
-    for first, last in pairwise(borders):
-        row = int(found[first, 0])
-        begin = int(offsets[row])
-        text = content[begin : int(offsets[row + 1])]
-        # Ordered by kind, so that the kinds that come first claim their places first.
-        rivals = found[first:last, 1:]
-        rivals = rivals[np.lexsort((rivals[:, 0], rivals[:, 1]))]
-        claimed: list[tuple[int, int, int]] = []
-        for at, kind in rivals.tolist():
-            match = _RULES[kind].pattern.match(text, at - begin)
-            end = _RULES[kind].end(match) if match is not None else 0
-            if end == 0:
-                continue
-            start, end = at, begin + end
-            place = bisect_left(claimed, (start, end, kind))
-            free_before = place == 0 or claimed[place - 1][1] <= start
-            if free_before and (place == len(claimed) or claimed[place][0] >= end):
-                claimed.insert(place, (start, end, kind))
-        for start, end, kind in claimed:
-            yield row, start, end, kind
+    # Of a text ordered by kind, so that the kinds that come first claim their places first.
+    found = found[np.lexsort((found[:, 1], found[:, 2], found[:, 0]))]
+    claimed: list[tuple[int, int, int]] = []
+    current, begin, text = -1, 0, content[:0]
+    for row, start, kind in found.tolist():
+        if row != current:
+            yield from ((current, *claim) for claim in claimed)
+            current, claimed, begin = row, [], int(offsets[row])
+            text = content[begin : int(offsets[row + 1])]
+        match = _RULES[kind].pattern.match(text, start - begin)
+        end = begin + _RULES[kind].end(match) if match is not None else begin
+        if end == begin:
+            continue
+        place = bisect_left(claimed, (start, end, kind))
+        free_before = place == 0 or claimed[place - 1][1] <= start
+        if free_before and (place == len(claimed) or claimed[place][0] >= end):
+            claimed.insert(place, (start, end, kind))
+    yield from ((current, *claim) for claim in claimed)

@@ -28,12 +28,21 @@ def _begin(parent: int) -> None:
     pa.set_cpu_count(1)
 
 
+def _load() -> None:
+    """Import what the first tasks need, while the parent finds out what they are."""
+    import groundup.data.stages.filter
+    import groundup.data.stages.read  # noqa: F401
+
+
 @contextmanager
 def pool(root: Path, workers: int) -> Iterator[Run]:
     """Processes that stay up over all stages. Raises RuntimeError where one of them is killed."""
     # Spawned, so that this process is their parent, with which they end: those of a fork server are the server's.
     context = multiprocessing.get_context("spawn")
     processes = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
+
+    for _ in range(workers):
+        processes.submit(_load)
 
     def run(tasks: Sequence[Task]) -> Iterator[Done]:
         waiting: list[Future[Done]] = [processes.submit(perform, task, root) for task in tasks]
@@ -48,9 +57,8 @@ def pool(root: Path, workers: int) -> Iterator[Run]:
 
     try:
         yield run
-    except BaseException:
+    finally:
+        # Idle by now, or wanted no more; an interpreter takes half a second to leave by itself.
         for process in multiprocessing.active_children():
             process.kill()
         processes.shutdown(wait=False, cancel_futures=True)
-        raise
-    processes.shutdown()

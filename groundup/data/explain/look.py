@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from groundup.data.documents import shards
+from groundup.data.execute.task import Done
 from groundup.data.stages.filter import rules
 from groundup.data.stages.read import MALFORMED
 from groundup.data.stages.shard import Shard
@@ -25,12 +25,11 @@ EXAMPLES = 3  # of each reason
 _CHARACTERS = 240
 
 
-def look(root: Path, recipe: LanguageRecipe) -> dict[str, Any]:
+def look(root: Path, recipe: LanguageRecipe, judged: Sequence[Done]) -> dict[str, Any]:
     """`histograms`: of each number that a rule has a limit for, its bins and the limits. `examples`: of each reason why
-    documents were dropped, the beginnings of some."""
-    found = list(shards(root))
-    chosen = [found[place] for place in np.unique(np.linspace(0, len(found) - 1, SHARDS).astype(int))]
-    return {"histograms": _histograms(chosen, recipe), "examples": _examples(chosen)}
+    documents were dropped, the beginnings of some. judged: of each shard the task that said the last word."""
+    chosen = [Shard(root, number) for number in np.unique(np.linspace(0, len(judged) - 1, SHARDS).astype(int)).tolist()]
+    return {"histograms": _histograms(chosen, recipe), "examples": _examples(chosen, judged[0].stage)}
 
 
 def _histograms(chosen: list[Shard], recipe: LanguageRecipe) -> list[dict[str, Any]]:
@@ -65,13 +64,13 @@ def _range(values: Any, limits: list[dict[str, Any]]) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def _examples(chosen: list[Shard]) -> dict[str, list[dict[str, Any]]]:
+def _examples(chosen: list[Shard], judge: str) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for shard in chosen:
         for entry in _unread(shard):
             examples = found.setdefault(entry.pop("reason"), [])
             examples += [entry] if len(examples) < EXAMPLES else []
-        reasons = shard.decisions(["reason"])["reason"].cast(pa.string())
+        reasons = shard.table(judge, "decisions.parquet", ["reason"])["reason"].cast(pa.string())
         wanted: dict[int, str] = {}
         for reason in pc.unique(reasons.drop_null()).to_pylist():
             rows = np.flatnonzero(pc.fill_null(pc.equal(reasons, reason), False).to_numpy())

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,11 +32,11 @@ def decide(rules: Sequence[Rule], tags: pa.Table) -> pa.LargeStringArray:
     hold for sure (a value there is null). Raises UserError for an unknown tag and for a comparison with a value of
     another kind.
     """
-    reasons = pa.nulls(tags.num_rows, pa.large_string())
-    for rule in rules:
-        dropped = pc.and_(_fails(rule, tags), pc.is_null(reasons))
-        reasons = pc.if_else(dropped, pa.scalar(rule.label, pa.large_string()), reasons)
-    return reasons
+    first = np.full(tags.num_rows, len(rules), np.int32)
+    failing = [_fails(rule, tags) for rule in rules]
+    for place in reversed(range(len(rules))):
+        first[failing[place].to_numpy(zero_copy_only=False)] = place
+    return pa.array([*(rule.label for rule in rules), None], pa.large_string()).take(pa.array(first))
 
 
 def explain(rules: Sequence[Rule], row: dict[str, Any]) -> list[Verdict]:
@@ -111,7 +112,8 @@ def _column(tag: str, tags: pa.Table, label: str) -> pa.Array:
             expected="one of " + ", ".join(tags.column_names),
             advice=f"Did you mean {near[0]!r}?" if near else "",
         )
-    column = tags.column(tag).combine_chunks()
+    chunks = tags.column(tag)
+    column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()  # which would copy the one
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     return column

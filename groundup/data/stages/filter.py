@@ -59,8 +59,17 @@ def tag(out: Path, root: Path, shard: int, personal: bool, taggers: list[str], b
     own = [load(tagger, Path(base)) for tagger in taggers]
     tables = [_tags(batch.column("text"), personal, own) for batch in Shard(root, shard).batches(["text"])]
     if tables:
-        pq.write_table(_joined(tables), out / "tags.parquet", row_group_size=ROWS_AT_ONCE, compression="zstd")
+        table = _joined(tables)
+        names = [name for name, kind in zip(table.column_names, table.schema.types, strict=True) if _is_text(kind)]
+        # Numbers repeat little: without dictionaries they are written in two thirds of the time and take no more room.
+        pq.write_table(
+            table, out / "tags.parquet", row_group_size=ROWS_AT_ONCE, compression="zstd", use_dictionary=names
+        )
     return {}
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:

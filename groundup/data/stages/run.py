@@ -29,25 +29,39 @@ class Stages:
 
     def run(self, tasks: Sequence[Task], stage: str) -> list[Done]:
         """Do the tasks as a part of a stage; what each made, in their order."""
-        self.tasks.setdefault(tasks[0].stage, set()).update(task.name for task in tasks)
-        adopt(tasks, self.root)
-        sizes = {task.name: task.size for task in tasks}
-        found: dict[str, Done] = {}
+        return self.run_together({stage: tasks})[stage]
+
+    def run_together(self, groups: dict[str, Sequence[Task]]) -> dict[str, list[Done]]:
+        """Do tasks of several stages at once, none of which needs another; what each made, by stage."""
+        tasks = [task for group in groups.values() for task in group]
+        for group in groups.values():
+            self.tasks.setdefault(group[0].stage, set()).update(task.name for task in group)
+            adopt(group, self.root)
+        sizes = {(task.stage, task.name): task.size for task in tasks}
+        found: dict[tuple[str, str], Done] = {}
+        seconds: dict[str, float] = {}  # until the last of each kind was done
         wall = time.perf_counter()
         total = sum(sizes.values())
         with Bar(tasks[0].stage, total or len(tasks), "B" if total else "tasks") as bar:
             for done in self.execute(tasks):
-                found[done.name] = done
+                found[done.stage, done.name] = done
+                seconds[done.stage] = time.perf_counter() - wall
                 advance = bar.skip if done.skipped else bar.advance
-                advance(sizes[done.name] if total else 1, f"{len(found)} of {len(tasks)} tasks")
+                advance(sizes[done.stage, done.name] if total else 1, f"{len(found)} of {len(tasks)} tasks")
                 self._peaks[done.process] = max(self._peaks.get(done.process, 0), 0 if done.skipped else done.peak)
-        before = [done for done in found.values() if done.skipped]
+        return {
+            stage: self._account(stage, [found[task.stage, task.name] for task in group], seconds[group[0].stage])
+            for stage, group in groups.items()
+        }
+
+    def _account(self, stage: str, found: list[Done], seconds: float) -> list[Done]:
+        before = [done for done in found if done.skipped]
         if before:
-            say(f"{tasks[0].stage}: {len(before)} of {len(found)} tasks were done before")
+            say(f"{found[0].stage}: {len(before)} of {len(found)} tasks were done before")
         account = self[stage]
-        account.seconds += time.perf_counter() - wall + sum(done.seconds for done in before) / self.workers
-        account.cpu_seconds += sum(done.cpu_seconds for done in found.values())
-        return [found[task.name] for task in tasks]
+        account.seconds += seconds + sum(done.seconds for done in before) / self.workers
+        account.cpu_seconds += sum(done.cpu_seconds for done in found)
+        return found
 
     def peak_memory_mb(self) -> float:
         """Memory of this process and of as many that did tasks as work at once, those that took most, each at its

@@ -160,10 +160,11 @@ def repeated_ngrams(
 def _prune(left: int, places: Places, firsts: Places, occurrences: Places) -> int:
     """Leave the places where this n-gram and that at the next place occur twice; how many. No branch."""
     kept, before = 0, -2
+    pa, fa, oa = places.ctypes.data, firsts.ctypes.data, occurrences.ctypes.data
     for index in range(left):
-        place = int(places[index])
-        again = occurrences[firsts[place]] > 1
-        places[kept] = before
+        place = peek_uint32(pa, index)
+        again = peek_uint32(oa, peek_uint32(fa, place)) > 1
+        poke_uint32(pa, kept, before)
         kept += again and before + 1 == place
         before = place if again else -2
     return kept
@@ -184,20 +185,22 @@ def _most_frequent(
 ) -> int:
     """Find the first places of the n-grams and count those; occurrences x characters of the most frequent one."""
     bits = _bits_for(left)
+    pa, fa, oa, ha = places.ctypes.data, firsts.ctypes.data, occurrences.ctypes.data, hashes.ctypes.data
+    ka, sa = keys.ctypes.data, slots.ctypes.data
     most, times = -1, 1
     for index in range(left):
-        place = int(places[index])
+        place = peek_uint32(pa, index)
         if n == SHORTEST_TOP:
-            first = _first(place, keys.ctypes.data, slots.ctypes.data, bits, n)
-            firsts[place] = first
+            first = _first(place, ka, sa, bits, n)
+            poke_uint32(fa, place, first)
         else:
-            first = int(firsts[place])
-            if hashes[first + n - 1] != hashes[place + n - 1]:
-                keys[place] = np.uint64(first) << _SHIFT_32 | np.uint64(firsts[place + 1])
-                first = _first(place, keys.ctypes.data, slots.ctypes.data, bits, n)
-                firsts[place] = first
-        here = int(occurrences[first]) * (first != place) + 1
-        occurrences[first] = here
+            first = peek_uint32(fa, place)
+            if peek_8(ha, 8 * (first + n - 1)) != peek_8(ha, 8 * (place + n - 1)):
+                keys[place] = np.uint64(first) << _SHIFT_32 | np.uint64(peek_uint32(fa, place + 1))
+                first = _first(place, ka, sa, bits, n)
+                poke_uint32(fa, place, first)
+        here = peek_uint32(oa, first) * (first != place) + 1
+        poke_uint32(oa, first, here)
         if here >= times and here > 1 and (here > times or first < most):
             most, times = first, here
     if most < 0:
@@ -222,15 +225,17 @@ def _covered(
 ) -> int:
     """Find the first places of the n-grams and which occur twice; the characters of those that occurred before."""
     bits = _bits_for(left)
+    pa, fa, oa, ha = places.ctypes.data, firsts.ctypes.data, occurrences.ctypes.data, hashes.ctypes.data
+    ka, sa = keys.ctypes.data, slots.ctypes.data
     characters, free = 0, 0
     for index in range(left):
-        place = int(places[index])
-        first = int(firsts[place])
-        if hashes[first + n - 1] != hashes[place + n - 1]:
-            keys[place] = np.uint64(first) << _SHIFT_32 | np.uint64(firsts[place + 1])
-            first = _first(place, keys.ctypes.data, slots.ctypes.data, bits, n)
-            firsts[place] = first
-        occurrences[first] = 1 + (first != place)
+        place = peek_uint32(pa, index)
+        first = peek_uint32(fa, place)
+        if peek_8(ha, 8 * (first + n - 1)) != peek_8(ha, 8 * (place + n - 1)):
+            keys[place] = np.uint64(first) << _SHIFT_32 | np.uint64(peek_uint32(fa, place + 1))
+            first = _first(place, ka, sa, bits, n)
+            poke_uint32(fa, place, first)
+        poke_uint32(oa, first, 1 + (first != place))
         if place >= free:
             if seen[first] == n:
                 characters += ends[place + n] - ends[place]

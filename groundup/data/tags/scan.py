@@ -63,6 +63,7 @@ def scan(
     counts[:] = 0
     tokens, lines, paragraphs = 0, 0, 0
     storing = True
+    any_phrases = phrases_in(data, start, stop) != 0
     at, extra, spaces = start, 0, 0
     ends[0], spans[0] = 0, 0
     paragraph_hash, paragraph_start, paragraph_stop = hash_start(), -1, 0
@@ -83,7 +84,7 @@ def scan(
                 counts[of.ELLIPSIS_LINES] += before_code == 0x2026 or (before_code == 46 and before_run >= 3)
                 counts[of.TERMINAL_LINES] += before_stop == at and before_kind & TERMINAL != 0
                 counts[of.SHORT_LINES] += size + 2 * ideographs <= SHORT_LINE
-                phrases = phrases_in(data, line_start, at)
+                phrases = phrases_in(data, line_start, at) if any_phrases else 0
                 counts[of.JAVASCRIPT_LINES] += phrases & JAVASCRIPT != 0
                 counts[of.POLICY_LINES] += phrases & POLICY != 0
                 enough = pieces >= C4_WORDS or ideographs >= C4_WORDS
