@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import xxhash
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from groundup.data.dedup import arrays, exact, hashes, paragraphs
@@ -53,10 +53,18 @@ def slow_tokens(text: str) -> list[str]:
 COMMON = st.text("aAbZ09 _-.,'\n\té\u0301ßИи中文字。ひカﾊ한글กำខ្មែរ\U00020000\U0001f600", max_size=80)
 
 
+ASCII = st.text("aAbZ09 _-.\n", max_size=200)
+
+
 @COMPILING
-@given(st.lists(COMMON, max_size=6))
+@given(st.lists(COMMON | ASCII | st.lists(COMMON | ASCII, max_size=4).map("".join), max_size=6))
+@example(["a" * 63, "b" * 64 + " " + "c" * 65, "K \u212a k", "x" * 8 + "é", "word " * 12 + "abcé f"])
 def test_tokens_are_words_and_single_characters(texts: list[str]) -> None:
     tokens = tokenize(sliced(texts))
+    # Where the memory of the text goes on, words of ASCII are found many at once; where it ends, one by one.
+    longer = tokenize(large([*texts, "x" * 100]).slice(0, len(texts)))
+    assert (longer.hashes == tokens.hashes).all()
+    assert (longer.offsets == tokens.offsets).all()
     seen: dict[int, str] = {}
     for i, text in enumerate(texts):
         got = tokens.hashes[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()

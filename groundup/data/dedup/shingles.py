@@ -15,13 +15,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groundup.data.jit import kernel
-from groundup.data.kernels import mix
+from groundup.data.jit import inlined, kernel
+from groundup.data.kernels import (
+    WINDOW,
+    bytes_between,
+    hash_start,
+    hash_step,
+    highest_bit,
+    lowest_bit,
+    mix,
+    peek_8,
+)
 from groundup.data.texts import buffers
 
 # Multiplier of the polynomial hash of a run of tokens (the constant of L'Ecuyer 1999, table 4, for modulus 2^64).
 MULTIPLIER = np.uint64(3935559000370003845)
 
+# Bytes from a window's first on that must be readable: the eight that its last one begins.
+_READ = WINDOW + 8
+_ONE, _ALL, _SMALL = np.uint64(1), np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0x2020202020202020)
 _TABLE_SIZE = 0x20000
 _SINGLE = 1 << 31
 # Ranges of scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, kana, ideographs. Those from
@@ -84,14 +96,23 @@ def tokenize(texts: pa.LargeStringArray) -> Tokens:
 
 @kernel
 def _tokenize(data: Any, offsets: Any, table: Any, hashes: Any, starts: Any) -> None:
+    address, limit = data.ctypes.data, len(data)
     basis, prime = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
     single = np.uint32(_SINGLE)
     count = 0
     for i in range(len(offsets) - 1):
         position, end = offsets[i], offsets[i + 1]
-        word = basis
+        # The word that is open: its hash by code points, and by eight bytes, which counts where all are of ASCII.
+        word, foreign = basis, False
+        eights, chunk, bits = hash_start(), np.uint64(0), np.uint64(0)
         while position < end:
             byte = np.uint32(data[position])
+            if word == basis and byte < 0x80 and position + _READ <= limit:
+                size = _window(address, position, end)
+                if size > 0:
+                    count = _ascii_words(address, position, size, hashes, count)
+                    position += size
+                    continue
             if byte < 0x80:
                 position += 1
                 token = table[byte]
@@ -108,20 +129,64 @@ def _tokenize(data: Any, offsets: Any, table: Any, hashes: Any, starts: Any) -> 
                     token = table[code]
                 elif code < _EXTENSIONS_END:
                     token = code | single
-            if token - np.uint32(1) < single - np.uint32(1):
+            inside = token - np.uint32(1) < single - np.uint32(1)
+            if inside:
                 word = (word ^ np.uint64(token)) * prime
-                continue
-            if word != basis:
-                hashes[count] = mix(word)
+                foreign = foreign or token >= 0x80
+                chunk |= np.uint64(token) << bits
+                bits += np.uint64(8)
+                if bits == np.uint64(64):
+                    eights, chunk, bits = hash_step(eights, chunk), np.uint64(0), np.uint64(0)
+            if word != basis and not (inside and position < end):
+                if bits > np.uint64(0):
+                    eights = hash_step(eights, chunk)
+                hashes[count] = mix(word if foreign else eights)
                 count += 1
-                word = basis
-            if token != 0:
+                word, foreign = basis, False
+                eights, chunk, bits = hash_start(), np.uint64(0), np.uint64(0)
+            if token != 0 and not inside:
                 hashes[count] = mix((basis ^ np.uint64(token & ~single)) * prime)
                 count += 1
-        if word != basis:
-            hashes[count] = mix(word)
-            count += 1
         starts[i + 1] = count
+
+
+@kernel
+def _window(address: int, position: int, end: int) -> int:
+    """How many bytes from `position` on, at most 64, are of ASCII and of whole words; 0 where the first is longer."""
+    size = min(lowest_bit(bytes_between(address, position, 0, 128, 255)), end - position)
+    if size < WINDOW and position + size == end:
+        return size
+    return highest_bit(~_words(address, position) & (_ALL >> np.uint64(64 - size))) + 1
+
+
+@inlined
+def _words(address: int, position: int) -> np.uint64:
+    """The letters and digits of ASCII among 64 bytes."""
+    return bytes_between(address, position, 32, 97, 122) | bytes_between(address, position, 0, 48, 57)
+
+
+@kernel
+def _ascii_words(address: int, position: int, size: int, hashes: Any, count: int) -> int:
+    """Add the hashes of the words in a window: of their bytes in lower case, eight at a time."""
+    words = _words(address, position) & (_ALL >> np.uint64(64 - size))
+    firsts = words & ~(words << _ONE)
+    behind = ~words & (words << _ONE)
+    while firsts:
+        first = lowest_bit(firsts)
+        left = lowest_bit(behind) - first
+        firsts &= firsts - _ONE
+        behind &= behind - _ONE
+        at = position + first
+        value = hash_start()
+        while left > 8:
+            value = hash_step(value, peek_8(address, at) | _SMALL)
+            at += 8
+            left -= 8
+        # Digits have the bit of small letters too.
+        value = hash_step(value, (peek_8(address, at) | _SMALL) & (_ALL >> np.uint64(64 - 8 * left)))
+        hashes[count] = mix(value)
+        count += 1
+    return count
 
 
 def power(n: int) -> np.uint64:
