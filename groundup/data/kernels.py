@@ -122,24 +122,33 @@ def _peek_8(_context: Any, _address: Any, _at: Any) -> Any:
     return types.uint64(types.int64, types.int64), generate
 
 
-def _place_4(builder: Any, address: Any, at: Any) -> Any:
-    place = builder.add(address, builder.shl(at, ir.Constant(ir.IntType(64), 2)))
-    return builder.inttoptr(place, ir.IntType(32).as_pointer())
+def _item(builder: Any, bits: int, address: Any, index: Any) -> Any:
+    """A pointer to an item of so many bits of an array."""
+    size = ir.Constant(ir.IntType(64), bits // 8)
+    return builder.inttoptr(builder.add(address, builder.mul(index, size)), ir.IntType(bits).as_pointer())
 
 
-def _peek_uint32(_context: Any, _address: Any, _at: Any) -> Any:
+def _peek_uint32(_context: Any, _address: Any, _index: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.zext(builder.load(_place_4(builder, *args), align=4), ir.IntType(64))
+        return builder.zext(builder.load(_item(builder, 32, *args), align=4), ir.IntType(64))
 
     return types.int64(types.int64, types.int64), generate
 
 
-def _poke_uint32(_context: Any, _address: Any, _at: Any, _value: Any) -> Any:
+def _poke_uint32(_context: Any, _address: Any, _index: Any, _value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(builder.trunc(args[2], ir.IntType(32)), _place_4(builder, *args[:2]), align=4)
+        builder.store(builder.trunc(args[2], ir.IntType(32)), _item(builder, 32, *args[:2]), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), generate
+
+
+def _poke_uint64(_context: Any, _address: Any, _index: Any, _value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _item(builder, 64, *args[:2]), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.uint64), generate
 
 
 def _load_window(builder: Any, address: Any, at: Any) -> Any:
@@ -206,9 +215,11 @@ def _bits_set(_context: Any, _value: Any) -> Any:
 peek = cast(Callable[[int, int], int], intrinsic(_peek))
 # peek_8(address, at): the eight bytes from there on, as a little-endian uint64.
 peek_8 = cast(Callable[[int, int], np.uint64], intrinsic(_peek_8))
-# peek_uint32(address, index): the number at an index of an array of uint32, as an int64; poke_uint32 stores one.
+# peek_uint32(address, index): the number at an index of an array of uint32, as an int64; poke_uint32 stores one, and
+# poke_uint64 one of uint64.
 peek_uint32 = cast(Callable[[int, int], int], intrinsic(_peek_uint32))
 poke_uint32 = cast(Callable[[int, int, int], None], intrinsic(_poke_uint32))
+poke_uint64 = cast(Callable[[int, int, np.uint64], None], intrinsic(_poke_uint64))
 # bytes_between(address, at, bits, low, high): of the 64 bytes from there on, those between `low` and `high`, both
 # included, after these bits are set in them: bit i of a uint64 is the byte at + i.
 bytes_between = cast(Callable[[int, int, int, int, int], np.uint64], intrinsic(_bytes_between))

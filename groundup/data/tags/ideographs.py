@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from groundup.data.jit import inlined, kernel
-from groundup.data.kernels import IDEOGRAPH, SPACE, class_of, hash_start, hash_step, peek_8
-from groundup.data.tags.repetition import Hashes, Ints
+from groundup.data.kernels import (
+    IDEOGRAPH,
+    SPACE,
+    class_of,
+    hash_start,
+    hash_step,
+    peek_8,
+    peek_uint32,
+    poke_uint32,
+    poke_uint64,
+)
 
 _THREE = np.uint64(3)
 _CODE_BYTES = np.uint64(0xFFFFFF)
@@ -30,16 +39,18 @@ def scan_ideographs(
     limit: int,
     table: int,
     gap: bool,
-    hashes: Hashes,
-    ends: Ints,
-    spans: Ints,
+    hashes: int,
+    ends: int,
+    spans: int,
     tokens: int,
+    room: int,
 ) -> int:
-    """Store the ideographs from byte `at` on behind `tokens` others, up to the last that no extender follows; returns
-    the tokens now. gap: whether white space is before the first."""
-    length, span = np.int64(ends[tokens]), np.int64(spans[tokens]) + gap
+    """Store the ideographs from byte `at` on behind `tokens` others, up to the last that no extender follows and to
+    `room` in all; returns the tokens now. gap: whether white space is before the first. hashes, ends, spans: addresses.
+    """
+    length, span = peek_uint32(ends, tokens), peek_uint32(spans, tokens) + gap
     kind = _class_of_three(peek_8(data, at), table) if at + 8 <= limit else SPACE
-    while kind & IDEOGRAPH and at + 3 <= stop and tokens < len(hashes):
+    while kind & IDEOGRAPH and at + 3 <= stop and tokens < room:
         eight = peek_8(data, at)
         following = eight >> np.uint64(24)
         kind = SPACE
@@ -50,10 +61,11 @@ def scan_ideographs(
             # An extender, or what isn't of three bytes and may be one.
             if kind == 0 or (kind == SPACE and following & np.uint64(0xF0) != np.uint64(0xE0)):
                 break
-        hashes[tokens] = hash_step(hash_step(hash_start(), _THREE), eight & _CODE_BYTES)
+        poke_uint64(hashes, tokens, hash_step(hash_step(hash_start(), _THREE), eight & _CODE_BYTES))
         length += 1
         span += 1
         tokens += 1
-        ends[tokens], spans[tokens] = length, span
+        poke_uint32(ends, tokens, length)
+        poke_uint32(spans, tokens, span)
         at += 3
     return tokens

@@ -62,6 +62,7 @@ def scan(
     """
     counts[:] = 0
     tokens, lines, paragraphs = 0, 0, 0
+    at_hashes, at_ends, at_spans = hashes.ctypes.data, ends.ctypes.data, spans.ctypes.data
     storing = True
     any_phrases = phrases_in(data, start, stop) != 0
     at, extra, spaces = start, 0, 0
@@ -132,7 +133,7 @@ def scan(
             if size:
                 before = tokens
                 tokens, first, last, more, ended, ending, bracket, blank = scan_window(
-                    data, at, size, limit, ending, before_code == 46, counts, hashes, ends, spans, tokens
+                    data, at, size, limit, ending, before_code == 46, counts, at_hashes, at_ends, at_spans, tokens
                 )
                 if tokens > before:
                     if in_line == 0:
@@ -152,7 +153,10 @@ def scan(
                 continue
             size = 1
         if storing and 0xE0 <= code < 0xF0:
-            run = scan_ideographs(data, at, stop, limit, table, gap, hashes, ends, spans, tokens) - tokens
+            run = (
+                scan_ideographs(data, at, stop, limit, table, gap, at_hashes, at_ends, at_spans, tokens, len(hashes))
+                - tokens
+            )
             if run:
                 sentences += ending == 2 or (ending and gap)
                 ending = 0

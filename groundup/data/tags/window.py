@@ -20,9 +20,12 @@ from groundup.data.kernels import (
     highest_bit,
     lowest_bit,
     peek_8,
+    peek_uint32,
+    poke_uint32,
+    poke_uint64,
 )
 from groundup.data.tags import counts as of
-from groundup.data.tags.repetition import Counts, Hashes, Ints
+from groundup.data.tags.repetition import Counts
 from groundup.data.tags.stop_words import stop_word
 
 READ = WINDOW + 8  # bytes from a window's first on that must be readable: the eight that its last one begins
@@ -37,7 +40,7 @@ def _equal(data: int, at: int, code: int) -> np.uint64:
 
 @inlined
 def _spaces(data: int, at: int) -> np.uint64:
-    return _equal(data, at, 32) | bytes_between(data, at, 0, 9, 13) | bytes_between(data, at, 0, 28, 31)
+    return bytes_between(data, at, 0, 9, 13) | bytes_between(data, at, 0, 28, 32)
 
 
 @inlined
@@ -59,12 +62,14 @@ def scan_window(
     ending: int,
     point: bool,
     counts: Counts,
-    hashes: Hashes,
-    ends: Ints,
-    spans: Ints,
+    hashes: int,
+    ends: int,
+    spans: int,
     tokens: int,
 ) -> tuple[int, int, int, int, int, int, bool, int]:
     """Count and store the tokens of the window of `size` bytes at `at`, as `scan` does, behind `tokens` others.
+
+    hashes, ends, spans: the arrays' addresses.
 
     ending, point: whether the line's last token before the window ended a sentence, by 2 for sure, and was a ".".
     Returns (tokens now, the places of the first and the last byte that is no white space, -1 where all are; pieces
@@ -134,7 +139,7 @@ def scan_window(
             else:
                 ending = 1
 
-    length, span, stop_words = np.int64(ends[tokens]), np.int64(spans[tokens]), 0
+    length, span, stop_words = peek_uint32(ends, tokens), peek_uint32(spans, tokens), 0
     while starts:
         start = lowest_bit(starts)
         characters = lowest_bit(lasts) + 1 - start
@@ -142,14 +147,15 @@ def scan_window(
         lasts &= lasts - _ONE
         if characters <= 8:
             key = peek_8(data, at + start) & (_ALL >> (_BITS - _EIGHT * np.uint64(characters)))
-            hashes[tokens] = hash_step(hash_step(hash_start(), np.uint64(characters)), key)
+            poke_uint64(hashes, tokens, hash_step(hash_step(hash_start(), np.uint64(characters)), key))
             stop_words |= stop_word(key)
         else:
-            hashes[tokens] = hash_bytes(data, at + start, at + start + characters, limit)
+            poke_uint64(hashes, tokens, hash_bytes(data, at + start, at + start + characters, limit))
         length += characters
-        span += characters + np.int64(before >> np.uint64(start) & _ONE)
+        span += characters + int(np.int64(before >> np.uint64(start) & _ONE))
         tokens += 1
-        ends[tokens], spans[tokens] = length, span
+        poke_uint32(ends, tokens, length)
+        poke_uint32(spans, tokens, span)
     counts[of.STOP_WORDS] |= stop_words
     bracket = _equal(data, at, 123) & inside != 0
     return tokens, first_place, last_place, pieces, sentences, ending, bracket, bits_set(blank)
