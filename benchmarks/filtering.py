@@ -5,7 +5,8 @@ computes all its statistics and asks all rules of Gopher, C4 and FineWeb of ever
 do, with and without the language that CLD2 tells; without it every document is judged as English, as datatrove judges
 it. Polars has one side with n-grams and one without, as regular expressions can't count them. datatrove and Polars with
 n-grams get a smaller sample, being slow. `start` is what a side takes for one document; ratios are of everything, and
-again without the start. Prints one JSON object on the last line.
+again without the start. With several repeats the sides take turns, and each figure is that of the median repeat. Prints
+one JSON object on the last line.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import argparse
 import json
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import processes
@@ -67,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=500, help="of Groundup and Polars")
     parser.add_argument("--sample", type=int, default=10, help="megabytes of datatrove")
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--language", action="store_true", help=argparse.SUPPRESS)
@@ -80,20 +84,23 @@ def main() -> None:
         one, whole, sample = (work / f"{name}.parquet" for name in ("one", "whole", "sample"))
         parquet(corpus(1), one, rows=1)
         sizes = {whole: parquet(corpus(options.megabytes), whole), sample: parquet(corpus(options.sample), sample)}
-        for side in SIDES:
-            measure(side, one, work)  # compiles and fills caches
+        runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        for repeat, side in product(range(options.repeats), SIDES):
+            if repeat == 0:
+                measure(side, one, work)  # compiles and fills caches
             start = measure(side, one, work).cpu_seconds
             file = sample if side in ("polars", "datatrove") else whole
             use = measure(side, file, work)
             figures = use.figures(sizes[file])
             figures["start_cpu_seconds"] = round(start, 2)
             figures["without_start"] = round(sizes[file] / (use.cpu_seconds - start), 3)
-            result[side] = figures
+            runs[side].append(figures)
             print(
                 f"{side:<24}{figures['megabytes_per_cpu_second']:10.2f} MB per CPU second, "
                 f"{figures['without_start']:10.2f} without the start of {start:.1f} s",
                 flush=True,
             )
+        result |= {side: {key: median(run[key] for run in of) for key in of[0]} for side, of in runs.items()}
     for peer in SIDES[2:]:
         for key in ("megabytes_per_cpu_second", "without_start"):
             result[f"{peer}_ratio_{key}"] = round(result["groundup"][key] / result[peer][key], 1)
