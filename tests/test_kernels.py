@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from groundup.models import blockwise
 from groundup.models.attention import Attention, Context
 from groundup.models.blockwise import rotary_attention
+from groundup.models.feedforward import FeedForward
 from groundup.models.norm import RmsNorm
 from groundup.models.rope import rotary_table, rotate
 from groundup.recipe.model import Model
@@ -86,3 +87,32 @@ def test_rms_norm_is_torchs(shape: tuple[int, ...]) -> None:
     for got, wanted in zip(ours, theirs, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(norm(x), F.rms_norm(x, (24,), norm.weight, 1e-3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gated_layers_are_the_plain_formula_and_keep_two_tensors_of_the_inner_width(dtype: torch.dtype) -> None:
+    torch.manual_seed(3)
+    layer = FeedForward(24, 40)
+    x = torch.randn(3, 11, 24, requires_grad=True)
+    upstream = torch.randn(3, 11, 24).to(dtype)
+    kept = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return layer.down(F.silu(layer.gate(x)) * layer.up(x))
+
+    parameters = [x, *layer.parameters()]
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = layer(x)
+        wanted_out = plain(x)
+    assert out.dtype == dtype
+    assert len({tensor.data_ptr() for tensor in kept if tensor.shape[-1] == 40 and tensor.numel() == 33 * 40}) == 2
+    got = [out, *torch.autograd.grad(out, parameters, upstream)]
+    wanted = [wanted_out, *torch.autograd.grad(wanted_out, parameters, upstream)]
+    for found, expected in zip(got, wanted, strict=True):
+        assert found.dtype == expected.dtype
+        assert (found - expected).norm() < (1e-6 if dtype == torch.float32 else 0.01) * expected.norm()

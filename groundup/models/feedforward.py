@@ -73,8 +73,9 @@ class FeedForward(nn.Module):
             inner_BLF = checkpoint(_gated, gate_BLF, up_BLF, use_reentrant=False)
             y_BLD: Tensor = self.down(inner_BLF)
             return y_BLD
-        if gate_BLF.device.type != "cpu" or gate_BLF.dtype != torch.float32:
+        if gate_BLF.device.type != "cpu":
             y_BLD = self.down(_gated(gate_BLF, up_BLF))
             return y_BLD
-        y_ND: Tensor = _DownOfGated.apply(_rows(gate_BLF), _rows(up_BLF), self.down.weight)
+        down_DF = self.down.weight.to(gate_BLF.dtype)  # which an autocast would do
+        y_ND: Tensor = _DownOfGated.apply(_rows(gate_BLF), _rows(up_BLF), down_DF)
         return y_ND.view_as(x_BLD)

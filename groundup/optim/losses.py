@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup, ReduceOp
 
-# Logits of one chunk: enough rows for fast products, little beside all tokens' (docs/lab-notes.md; CUDA unmeasured).
+# Logits of one chunk in fp32: enough rows for fast products, little beside all tokens' (docs/lab-notes.md; CUDA
+# unmeasured). In another format as much again is held, and a chunk has half the rows.
 _CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 
 
@@ -27,10 +28,11 @@ class VocabularyCut(NamedTuple):
     total: int
 
 
-def _chunk(hidden_ND: Tensor, weight_VD: Tensor, cut: VocabularyCut | None) -> int:
+def _chunk(hidden_ND: Tensor, weight_VD: Tensor, dtype: torch.dtype, cut: VocabularyCut | None) -> int:
     """Tokens of a chunk; the same on all ranks of a cut vocabulary, whose last block may be shorter."""
     rows = weight_VD.shape[0] if cut is None else -(-cut.total // dist.get_world_size(cut.group))
-    return max(16, _CHUNK_BYTES.get(hidden_ND.device.type, 64 << 20) // (4 * rows))
+    width = 4 if dtype == torch.float32 else 8
+    return max(16, _CHUNK_BYTES.get(hidden_ND.device.type, 64 << 20) // (width * rows))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -56,7 +58,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD) if need_weight else None
         total, plain = (torch.zeros((), dtype=torch.float32, device=hidden_ND.device) for _ in range(2))
-        chunk = _chunk(hidden_ND, weight_VD, cut)
+        chunk = _chunk(hidden_ND, weight_VD, dtype, cut)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
             hidden_CD, label_C1, counted_C1 = hidden_ND[part].to(dtype), labels_N[part, None], weights_N[part, None]
@@ -88,6 +90,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight_VD.addmm_(grad_CV.t(), counted_CD)
                 else:
                     grad_weight_VD += grad_CV.t() @ counted_CD
+            del logits_CV, p_CV, grad_CV  # or they are held while the next chunk's are made
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         ctx.keep = keep
         ctx.mark_non_differentiable(plain)
