@@ -104,7 +104,8 @@ def _holds(condition: Condition, tags: pa.Table, label: str) -> pa.BooleanArray:
 
 
 def _column(tag: str, tags: pa.Table, label: str) -> pa.Array:
-    if tag not in tags.column_names:
+    place = tags.schema.get_field_index(tag)
+    if place < 0:
         near = difflib.get_close_matches(tag, tags.column_names, 1, 0.5)
         raise UserError(
             f"the rule {label!r} asks for the tag {tag!r}, and there is none of this name",
@@ -112,7 +113,7 @@ def _column(tag: str, tags: pa.Table, label: str) -> pa.Array:
             expected="one of " + ", ".join(tags.column_names),
             advice=f"Did you mean {near[0]!r}?" if near else "",
         )
-    chunks = tags.column(tag)
+    chunks = tags.column(place)
     column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()  # which would copy the one
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
