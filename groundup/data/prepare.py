@@ -56,9 +56,10 @@ def prepare(
         drop_damaged(root)  # what is made again although it is there is so because something of it is damaged
     # This process is one too.
     workers = max(1, min(data.workers or cores(), data.memory.bytes // PROCESS_BYTES - 1))
-    kind = choose(kind, workers, sum(file.state()[0] for group in files for file in group))
+    states = [[file.state() for file in group] for group in files]
+    kind = choose(kind, workers, sum(size for group in states for size, _ in group))
     with executor(kind, root, workers) as execute:
-        slices = _sliced(data, files, root)
+        slices = _sliced(data, files, states, root)
         stages = Stages(execute, root, 1 if kind == "process" else workers)
         made = _stages(loaded, stages, slices, root)
     manifest = _manifest(loaded, files, stages, made)
@@ -75,15 +76,17 @@ def prepare(
     return manifest
 
 
-def _sliced(data: Data, files: list[list[SourceFile]], root: Path) -> list[tuple[int, Slice]]:
+def _sliced(
+    data: Data, files: list[list[SourceFile]], states: list[list[tuple[int, str]]], root: Path
+) -> list[tuple[int, Slice]]:
     """The slices of all sources, each with its source's number. Kept, since large files are read to find them."""
     path = root / "slices.json"
     kept = read_json(path) or {}
     found: dict[str, list[Slice]] = {}
     keys = []
-    with Bar("slice", sum(file.state()[0] for group in files for file in group)) as bar:
-        for source, group in zip(data.sources, files, strict=True):
-            state = [[file.name, file.source, str(file.place), *file.state()] for file in group]
+    with Bar("slice", sum(size for group in states for size, _ in group)) as bar:
+        for source, group, known in zip(data.sources, files, states, strict=True):
+            state = [[f.name, f.source, str(f.place), *seen] for f, seen in zip(group, known, strict=True)]
             keys.append(fingerprint([versions(), state, source.model_dump(), data.slice_size.bytes]))
             if keys[-1] in kept:
                 found[keys[-1]] = [Slice.from_dict(piece) for piece in kept[keys[-1]]]

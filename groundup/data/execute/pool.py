@@ -41,6 +41,7 @@ def pool(root: Path, workers: int) -> Iterator[Run]:
     context = multiprocessing.get_context("spawn")
     processes = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
 
+    others = set(multiprocessing.active_children())
     for _ in range(workers):
         processes.submit(_load)
 
@@ -59,6 +60,6 @@ def pool(root: Path, workers: int) -> Iterator[Run]:
         yield run
     finally:
         # Idle by now, or wanted no more; an interpreter takes half a second to leave by itself.
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.kill()
         processes.shutdown(wait=False, cancel_futures=True)
