@@ -27,7 +27,10 @@ def _load_numba() -> None:
 
 _load_numba()
 
-from numba import njit  # noqa: E402
+from numba import njit, types  # noqa: E402
+from numba.extending import intrinsic  # noqa: E402
+
+__all__ = ["inlined", "intrinsic", "kernel", "types"]  # numba's own from here, so that it is loaded here
 
 
 def kernel(function: Function) -> Function:

@@ -15,17 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groundup.data.jit import inlined, kernel
-from groundup.data.kernels import (
+from groundup.data.intrinsics import (
     WINDOW,
     bytes_between,
-    hash_start,
-    hash_step,
     highest_bit,
     lowest_bit,
-    mix,
     peek_8,
 )
+from groundup.data.jit import inlined, kernel
+from groundup.data.kernels import hash_start, hash_step, mix
 from groundup.data.texts import buffers
 
 # Multiplier of the polynomial hash of a run of tokens (the constant of L'Ecuyer 1999, table 4, for modulus 2^64).

@@ -36,8 +36,8 @@ Work = Callable[..., dict[str, Any]]
 
 # What the files depend on: the code in these files, and libraries by their versions.
 _CODE = (
-    *("jit.py", "kernels.py", "texts.py", "batches/permutation.py", "clean/*.py", "decontaminate/*.py", "dedup/*.py"),
-    *("filters/*.py", "read/*.py", "stages/*.py", "tags/*.py", "tokens/*.py"),
+    *("intrinsics.py", "jit.py", "kernels.py", "texts.py", "batches/permutation.py", "clean/*.py"),
+    *("decontaminate/*.py", "dedup/*.py", "filters/*.py", "read/*.py", "stages/*.py", "tags/*.py", "tokens/*.py"),
 )
 _LIBRARIES = (
     *("fastokens", "fastwarc", "fsspec", "numba", "numpy", "orjson", "pyarrow", "pycld2", "resiliparse", "rustbpe"),

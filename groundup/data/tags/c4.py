@@ -8,8 +8,9 @@ pages in Hindi or Arabic, say, lose their lines.
 
 from __future__ import annotations
 
+from groundup.data.intrinsics import peek
 from groundup.data.jit import kernel
-from groundup.data.kernels import IDEOGRAPH, SPACE, class_of, decode, last_character, peek
+from groundup.data.kernels import IDEOGRAPH, SPACE, class_of, decode, last_character
 from groundup.data.tags.phrases import JAVASCRIPT, LOREM_IPSUM, phrases_in
 
 WORDS = 3  # of a line at least, or ideographs

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from groundup.data.intrinsics import peek_8, peek_uint32, poke_uint32, poke_uint64
 from groundup.data.jit import inlined, kernel
-from groundup.data.kernels import (
-    IDEOGRAPH,
-    SPACE,
-    class_of,
-    hash_start,
-    hash_step,
-    peek_8,
-    peek_uint32,
-    poke_uint32,
-    poke_uint64,
-)
+from groundup.data.kernels import IDEOGRAPH, SPACE, class_of, hash_start, hash_step
 
 _THREE = np.uint64(3)
 _CODE_BYTES = np.uint64(0xFFFFFF)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from groundup.data.intrinsics import peek
 from groundup.data.jit import kernel
-from groundup.data.kernels import peek
 from groundup.data.texts import Bytes
 
 # Bits of the kinds of phrases. The phrases are those of C4's code (Raffel et al. 2020; tensorflow_datasets, c4_utils).

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from groundup.data.intrinsics import peek_8, peek_uint32, poke_uint32
 from groundup.data.jit import inlined, kernel
-from groundup.data.kernels import HASH_FACTOR, peek_8, peek_uint32, poke_uint32
+from groundup.data.kernels import HASH_FACTOR
 from groundup.data.texts import Bytes
 
 Hashes = npt.NDArray[np.uint64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from groundup.data.intrinsics import WINDOW, peek, peek_8
 from groundup.data.jit import kernel
 from groundup.data.kernels import (
     IDEOGRAPH,
@@ -11,7 +12,6 @@ from groundup.data.kernels import (
     SPACE,
     TERMINAL,
     UPPER,
-    WINDOW,
     class_of,
     decode,
     first_bytes,
@@ -19,8 +19,6 @@ from groundup.data.kernels import (
     hash_start,
     hash_step,
     mix,
-    peek,
-    peek_8,
 )
 from groundup.data.tags import counts as of
 from groundup.data.tags.c4 import LONG_PIECE, SENTENCE_CLOSERS, keeps_line

@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from groundup.data.intrinsics import bits_set, lowest_bit, peek, peek_8
 from groundup.data.jit import inlined, kernel
 from groundup.data.kernels import (
     DIGIT,
@@ -23,13 +24,9 @@ from groundup.data.kernels import (
     SPACE,
     UPPER,
     WORD,
-    bits_set,
     class_of,
     class_table,
     decode,
-    lowest_bit,
-    peek,
-    peek_8,
 )
 
 # Of eight bytes at once: the highest bits, the bits of small letters; what lifts a byte from "a" on, or from behind "z"

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from groundup.data.jit import inlined
-from groundup.data.kernels import (
+from groundup.data.intrinsics import (
     WINDOW,
     bits_set,
     bytes_between,
     bytes_repeated,
-    hash_bytes,
-    hash_start,
-    hash_step,
     highest_bit,
     lowest_bit,
     peek_8,
@@ -24,6 +20,8 @@ from groundup.data.kernels import (
     poke_uint32,
     poke_uint64,
 )
+from groundup.data.jit import inlined
+from groundup.data.kernels import hash_bytes, hash_start, hash_step
 from groundup.data.tags import counts as of
 from groundup.data.tags.repetition import Counts
 from groundup.data.tags.stop_words import stop_word
