@@ -12,8 +12,8 @@ Function = TypeVar("Function", bound=Callable[..., object])
 def _load_numba() -> None:
     """Load what numba would with the first kernel, without SciPy, which takes it a quarter of a second in each process.
 
-    It asks then for SciPy's linear algebra, so as to know whether a kernel may call np.cov. Products of matrices ask
-    again.
+    It asks then for SciPy's linear algebra, so as to know how np.convolve and np.correlate are to multiply: without, by
+    a loop of their own. Products of matrices ask again.
     """
     hidden = [name for name in ("scipy", "scipy.linalg") if name not in sys.modules]
     for name in hidden:

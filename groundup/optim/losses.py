@@ -17,7 +17,7 @@ from torch.distributed import ProcessGroup, ReduceOp
 
 # Logits of one chunk in fp32: enough rows for fast products, little beside all tokens' (docs/lab-notes.md; CUDA
 # unmeasured). In another format as much again is held, and a chunk has half the rows.
-_CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
+_CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
 
 
 class VocabularyCut(NamedTuple):

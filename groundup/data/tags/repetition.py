@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from groundup.data.intrinsics import peek_8, peek_uint32, poke_uint32
+from groundup.data.intrinsics import peek_8, peek_uint32, poke_uint32, poke_uint64
 from groundup.data.jit import inlined, kernel
 from groundup.data.kernels import HASH_FACTOR
 from groundup.data.texts import Bytes
@@ -172,6 +172,17 @@ def _prune(left: int, places: Places, firsts: Places, occurrences: Places) -> in
 
 
 @kernel
+def _lengthen(place: int, n: int, hashes: int, keys: int, firsts: int, slots: int, bits: int) -> int:
+    """Turn the first place of this place's (n-1)-gram into that of its n-gram. All arrays by address."""
+    first = peek_uint32(firsts, place)
+    if peek_8(hashes, 8 * (first + n - 1)) != peek_8(hashes, 8 * (place + n - 1)):
+        poke_uint64(keys, place, np.uint64(first) << _SHIFT_32 | np.uint64(peek_uint32(firsts, place + 1)))
+        first = _first(place, keys, slots, bits, n)
+        poke_uint32(firsts, place, first)
+    return first
+
+
+@kernel
 def _most_frequent(
     n: int,
     hashes: Hashes,
@@ -195,11 +206,7 @@ def _most_frequent(
             first = _first(place, ka, sa, bits, n)
             poke_uint32(fa, place, first)
         else:
-            first = peek_uint32(fa, place)
-            if peek_8(ha, 8 * (first + n - 1)) != peek_8(ha, 8 * (place + n - 1)):
-                keys[place] = np.uint64(first) << _SHIFT_32 | np.uint64(peek_uint32(fa, place + 1))
-                first = _first(place, ka, sa, bits, n)
-                poke_uint32(fa, place, first)
+            first = _lengthen(place, n, ha, ka, fa, sa, bits)
         here = peek_uint32(oa, first) * (first != place) + 1
         poke_uint32(oa, first, here)
         if here >= times and here > 1 and (here > times or first < most):
@@ -231,11 +238,7 @@ def _covered(
     characters, free = 0, 0
     for index in range(left):
         place = peek_uint32(pa, index)
-        first = peek_uint32(fa, place)
-        if peek_8(ha, 8 * (first + n - 1)) != peek_8(ha, 8 * (place + n - 1)):
-            keys[place] = np.uint64(first) << _SHIFT_32 | np.uint64(peek_uint32(fa, place + 1))
-            first = _first(place, ka, sa, bits, n)
-            poke_uint32(fa, place, first)
+        first = _lengthen(place, n, ha, ka, fa, sa, bits)
         poke_uint32(oa, first, 1 + (first != place))
         if place >= free:
             if seen[first] == n:
