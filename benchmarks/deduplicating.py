@@ -88,7 +88,7 @@ def exact(file: Path, out: Path) -> None:
 def near(file: Path, out: Path) -> None:
     """The work of the stage near_dedup, and the documents left."""
     from groundup.data.dedup import keep
-    from groundup.data.dedup.arrays import ROW_BITS, partitions_for, save
+    from groundup.data.dedup.arrays import document_numbers, partitions_for, save
     from groundup.data.dedup.bands import choose_bands, scatter_bands
     from groundup.data.dedup.candidates import BYTES_PER_ENTRY, band_edges
     from groundup.data.dedup.components import components
@@ -106,7 +106,7 @@ def near(file: Path, out: Path) -> None:
         found, shard = np.concatenate(signed), len(counts)
         save(place("signatures", shard), found)
         chosen, bands = np.ones(len(found), bool), (banding.bands, banding.rows)
-        scatter_bands(found, chosen, shard << ROW_BITS, bands, place("bands", shard))
+        scatter_bands(found, chosen, document_numbers(shard, len(found)), bands, place("bands", shard))
         counts.append(len(found))
         signed.clear()
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
-from groundup.data.dedup.arrays import save
+from groundup.data.dedup.arrays import document_numbers, save
 from groundup.data.dedup.bands import MARGIN, choose_bands, scatter_bands
 from groundup.data.dedup.candidates import band_edges
 from groundup.data.dedup.components import components
@@ -84,7 +84,8 @@ def _found(signatures: NDArray[np.uint32], threshold: float) -> NDArray[np.int64
         folder = Path(temporary)
         save(folder / "signatures.npy", signatures)
         chosen = np.ones(len(signatures), bool)
-        scatter_bands(signatures, chosen, 0, (banding.bands, banding.rows), folder / "bands.npy")
+        numbers = document_numbers(0, len(signatures))
+        scatter_bands(signatures, chosen, numbers, (banding.bands, banding.rows), folder / "bands.npy")
         for band in range(banding.bands):
             edges = band_edges([folder / "bands.npy"], [folder / "signatures.npy"], banding, band, 0, 1)
             save(folder / f"edges-{band}.npy", edges)

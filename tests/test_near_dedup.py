@@ -119,7 +119,8 @@ def exact_similarities(texts: list[str], n: int) -> dict[tuple[int, int], float]
 
 def scatter(signed: NDArray[np.uint32], banding: bands.Banding, path: Path, shard: int = 0) -> None:
     everything = np.ones(len(signed), bool)
-    bands.scatter_bands(signed, everything, shard << arrays.ROW_BITS, (banding.bands, banding.rows), path)
+    numbers = arrays.document_numbers(shard, len(signed))
+    bands.scatter_bands(signed, everything, numbers, (banding.bands, banding.rows), path)
 
 
 def run_near(

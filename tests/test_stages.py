@@ -17,7 +17,7 @@ from groundup.data.execute.task import Done, Task, perform
 from groundup.data.explain.funnel import funnel
 from groundup.data.explain.why import as_text, why
 from groundup.data.stages.run import Stages
-from groundup.data.stages.tokenize import gather
+from groundup.data.stages.tokenize import files_of, gather
 from groundup.errors import RecipeError, UserError
 from groundup.report.data_section import data
 from tests.preparing import dropped, language, passage, passages, prepare, reasons, write
@@ -89,18 +89,21 @@ def test_the_run_s_own_recipe_finds_all_files(tmp_path: Path, monkeypatch: pytes
 
 def test_shards_count_as_numbers_not_as_names(tmp_path: Path) -> None:
     def done(shard: int) -> Done:
-        folder = tmp_path / "tokenize" / f"train-{shard:05d}"
+        folder = tmp_path / "tokenize" / f"{shard:05d}"
         folder.mkdir(parents=True)
         (folder / f"train-000-{shard:05d}.bin").touch()
-        result = {"name": f"train-000-{shard:05d}"}
+        result = {"files": [{"name": f"train-000-{shard:05d}", "split": "train"}]}
         return Done("tokenize", folder.name, folder, result, "", 0.0, 0.0, {}, 0, "")
 
     numbers = [9_999, 10_000, 99_999, 100_000, 100_001]
     for number in numbers:
         (tmp_path / "read" / f"{number:05d}").mkdir(parents=True)
     assert [shard.number for shard in shards(tmp_path)] == numbers
-    found = gather([done(number) for number in numbers], tmp_path / "tokens")
-    assert [entry["name"] for entry in found] == [f"train-000-{number:05d}" for number in numbers]
+    tasks = [done(number) for number in numbers]
+    gather(tasks, tmp_path / "tokens")
+    names = [f"train-000-{number:05d}" for number in numbers]
+    assert sorted(path.stem for path in (tmp_path / "tokens").iterdir()) == sorted(names)
+    assert [entry["name"] for entry in files_of(tasks)] == names
 
 
 def test_sources_and_evaluations_of_the_same_name_are_kept_apart(tmp_path: Path) -> None:

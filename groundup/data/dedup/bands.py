@@ -147,18 +147,22 @@ def _band_keys(signatures: Any, band: int, rows: int, keys: Any) -> None:
 
 
 def scatter_bands(
-    signatures: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any], first: int, banding: tuple[int, int], path: Path
+    signatures: np.ndarray[Any, Any],
+    chosen: np.ndarray[Any, Any],
+    documents: np.ndarray[Any, Any],
+    banding: tuple[int, int],
+    path: Path,
 ) -> None:
     """Write a shard's band keys and document numbers, sorted by key in each band, to `path`.
 
-    `signatures`: uint32 [N, permutations], may be mapped; `chosen`: which documents, bool [N]; `first`: the number of
-    the first document; `banding`: bands and rows. The file holds uint64 [bands * 2, M], a band's keys and then its
-    documents, without the documents that have no key: 16 bytes a document and band. So a band's partition, a range of
-    keys, is a slice (`arrays.partition_slice`). Memory: 40 bytes a document, one band at a time.
+    `signatures`: uint32 [N, permutations], may be mapped; `chosen`: which of them, bool [N]; `documents`: whose they
+    are, uint64 [N]; `banding`: bands and rows. The file holds uint64 [bands * 2, M], a band's keys and then its
+    documents, without those that have no key: 16 bytes a document and band. So a band's partition, a range of keys, is
+    a slice (`arrays.partition_slice`). Memory: 40 bytes a document, one band at a time.
     """
     bands, rows = banding
     present = chosen & (band_keys(signatures, 0, rows) != NO_KEY)
-    documents = np.flatnonzero(present).astype(np.uint64) + np.uint64(first)
+    documents = documents[present]
     with ArrayWriter(path, 2 * bands, len(documents), np.uint64) as out:
         for band in range(bands):
             keys = band_keys(signatures, band, rows)[present]

@@ -32,12 +32,14 @@ def band_edges(
     band: int,
     partition: int,
     partitions: int,
+    rows: Sequence[Path] = (),
     gather_bytes: int = 64 << 20,
 ) -> np.ndarray[Any, Any]:
     """The edges of one partition of one band, uint64 [E, 2]: (first, other), first < other, sorted.
 
     `files` are those of `scatter_bands`, in any order; `signatures[shard]` is the .npy of a shard's signatures,
-    uint32 [rows, permutations].
+    uint32 [M, permutations], and `rows[shard]` that of the rows that they are of, int64 [M], rising; without `rows` a
+    shard has one of each row.
     Memory: BYTES_PER_ENTRY for each entry of the partition, and `gather_bytes` of signatures at a time.
     """
     keys, documents = _partition(files, band, partition, partitions)
@@ -47,8 +49,8 @@ def band_edges(
     found = []
     for part, ends in _chunks(members, bounds, chunk):
         numbers, places = np.unique(part, return_inverse=True)
-        rows = gather(signatures, numbers, banding.permutations)
-        found.append(part[_link(rows, places, ends, banding.matches)])
+        signed = gather(signatures, rows, numbers, banding.permutations)
+        found.append(part[_link(signed, places, ends, banding.matches)])
     edges = np.concatenate(found) if found else np.empty((0, 2), np.uint64)
     return np.asarray(edges[np.lexsort((edges[:, 1], edges[:, 0]))])
 
@@ -103,14 +105,17 @@ def _chunks(
         group += 1
 
 
-def gather(signatures: Sequence[Path], documents: np.ndarray[Any, Any], permutations: int) -> np.ndarray[Any, Any]:
+def gather(
+    signatures: Sequence[Path], rows: Sequence[Path], documents: np.ndarray[Any, Any], permutations: int
+) -> np.ndarray[Any, Any]:
     """The signatures of documents given by sorted numbers, uint32 [N, permutations], a shard's file open at a time."""
     out = np.empty((len(documents), permutations), np.uint32)
     shards = (documents >> np.uint64(ROW_BITS)).astype(np.int64)
     starts = np.flatnonzero(np.concatenate([[True], shards[1:] != shards[:-1]])) if len(shards) else shards
     for start, end in zip(starts, np.append(starts[1:], len(documents)), strict=True):
-        rows = (documents[start:end] & ROW_MASK).astype(np.int64)
-        out[start:end] = open_array(signatures[shards[start]])[rows]
+        shard, wanted = shards[start], (documents[start:end] & ROW_MASK).astype(np.int64)
+        places = np.searchsorted(open_array(rows[shard]), wanted) if rows else wanted
+        out[start:end] = open_array(signatures[shard])[places]
     return out
 
 

@@ -55,8 +55,8 @@ def scatter_shard(out: Path, root: Path, shard: int, filtered: bool) -> dict[str
     here = Shard(root, shard)
     hashes, numbers = np.asarray(here.array("read", "hashes.npy")), here.numbers
     if filtered:
-        kept = np.asarray(here.array("filter", "reasons.npy")) < 0
-        hashes, numbers = hashes[kept], numbers[kept]
+        passed = here.passed(filtered)
+        hashes, numbers = hashes[passed], numbers[passed]
     scatter(hashes, numbers, out / "hashes.npy")
     return {"entries": len(numbers)}
 

@@ -45,10 +45,11 @@ def run(
     base: Path,
     before: Before,
     read: Sequence[Done],
+    passed: Sequence[str],
     made: Sequence[Sequence[str]],
 ) -> tuple[list[Done], dict[str, Any]]:
-    """Do the stage; of each shard what was found, and the account by evaluation set and item. `made`: of each shard
-    what `before` depends on."""
+    """Do the stage; of each shard what was found, and the account by evaluation set and item. Of each shard, `passed`:
+    which documents no rule drops; `made`: what `before` depends on."""
     files = files_of(section, base)
     size = sum(path.stat().st_size for path in files)
     arguments = {
@@ -64,12 +65,12 @@ def run(
             "contaminate",
             done.name,
             f"{__name__}:contaminate",
-            {},
-            (done.output, index.output),
+            {"filtered": before.filtered},
+            (done.output, which, index.output),
             clean_bytes(done),
             shard,
         )
-        for shard, done in enumerate(read)
+        for shard, (done, which) in enumerate(zip(read, passed, strict=True))
     ]
     matched = stages.run(tasks, "decontaminate")
     tasks = [
@@ -127,15 +128,13 @@ def index(out: Path, root: Path, files: list[str], fields: list[str], ngram: int
     return {"items": len(made.items), "ngrams": len(made.keys), "common": made.common}
 
 
-def contaminate(out: Path, root: Path, shard: int) -> dict[str, Any]:
-    """Write matches.parquet: which n-grams of the index stand in which documents."""
-    known = load_index(root / _INDEX / "all")
-    start = 0
+def contaminate(out: Path, root: Path, shard: int, filtered: bool) -> dict[str, Any]:
+    """Write matches.parquet: which n-grams of the index stand in which of the documents that no rule drops."""
+    here, known = Shard(root, shard), load_index(root / _INDEX / "all")
     with pq.ParquetWriter(out / "matches.parquet", MATCHES, compression="zstd") as writer:
-        for batch in Shard(root, shard).batches(["text"]):
+        for rows, batch in here.chosen(["text"], here.passed(filtered)):
             found = matches(batch.column("text"), known)
-            writer.write_table(found.set_column(0, "row", pa.array(found["row"].to_numpy() + start)))
-            start += len(batch)
+            writer.write_table(found.set_column(0, "row", pa.array(rows[found["row"].to_numpy()])))
     return {}
 
 

@@ -162,7 +162,8 @@ def filter_tasks(data: Data, read: Sequence[Done], tagged: Sequence[Done]) -> li
 
 
 def filter_shard(out: Path, root: Path, shard: int, rules: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write reasons.npy: int16 [N], the number of the rule that drops the document, or -1."""
+    """Write reasons.npy: int16 [N], the number of the rule that drops the document, or -1; the rules, and a fingerprint
+    of which documents none of them drops."""
     names = [Rule(**rule).label for rule in rules]
     path = Shard(root, shard).file("tag", "tags.parquet")
     codes = np.full(Shard(root, shard).rows, -1, np.int16)
@@ -173,7 +174,7 @@ def filter_shard(out: Path, root: Path, shard: int, rules: list[dict[str, Any]])
         codes[start : start + len(numbers)] = numbers
         start += len(numbers)
     np.save(out / "reasons.npy", codes)
-    return {"rules": names}
+    return {"rules": names, "passed": xxhash.xxh3_128_hexdigest(np.packbits(codes < 0).tobytes())}
 
 
 def _row_groups(path: Path) -> Iterator[pa.Table]:

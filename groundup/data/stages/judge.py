@@ -34,11 +34,14 @@ def judge(stages: Stages, data: Data, base: Path, seed: int, read: Sequence[Done
         for before, output in zip(made, outputs, strict=True):
             before.append(output)
 
+    filtered: list[Done] = []
     if filter.wanted(data):
         tagged = stages.run(filter.tag_tasks(data, base, read), "filter")
         filtered = stages.run(filter.filter_tasks(data, read, tagged), "filter")
         # The one of a cluster that stays may be chosen by a tag.
         add("filter", [tags.output + rules.output for tags, rules in zip(tagged, filtered, strict=True)])
+    # Of each shard what tells which documents no rule drops, in itself and whatever other shards hold.
+    passed = [done.result["passed"] for done in filtered] if filtered else [""] * len(read)
     repeats = 0
     if data.deduplicate:
         found = duplicates.exact(stages, "filter" in dropping, read, made, memory)
@@ -53,12 +56,12 @@ def judge(stages: Stages, data: Data, base: Path, seed: int, read: Sequence[Done
     if data.decontaminate is not None:
         share = data.decontaminate.share
         before = evaluations.Before("filter" in dropping, repeats)
-        contaminated, told = evaluations.run(stages, data.decontaminate, base, before, read, made)
+        contaminated, told = evaluations.run(stages, data.decontaminate, base, before, read, passed, made)
         hits = [task.output for task in contaminated]
     if data.near_duplicates is not None:
         unclustered = near.Before("filter" in dropping, repeats, share)
         known = [[*outputs, *hits[shard : shard + 1]] for shard, outputs in enumerate(made)]
-        clusters = near.run(stages, data.near_duplicates, unclustered, read, known, memory, seed)
+        clusters = near.run(stages, data.near_duplicates, unclustered, read, passed, known, memory, seed)
         add("near_dedup", [clusters] * len(read))
     if hits:
         add("decontaminate", hits)

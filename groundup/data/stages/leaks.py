@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from groundup.data.decontaminate.index import Array, load_index, ngram_index, run_keys, save_index
@@ -68,16 +67,13 @@ def sample(out: Path, root: Path, shard: int, limit: float) -> dict[str, Any]:
     here = Shard(root, shard)
     chosen = _left(here) & (_draws(here) < limit)
     found = [np.empty((0, 2), np.uint64)]
-    start = 0
-    for batch in here.batches(["text"]) if chosen.any() else ():
-        rows = np.flatnonzero(chosen[start : start + len(batch)])
-        tokens = tokenize(batch.column("text").take(rows))
+    for rows, batch in here.chosen(["text"], chosen):
+        tokens = tokenize(batch.column("text"))
         for row, begin, end in zip(rows, tokens.offsets, tokens.offsets[1:], strict=False):
             if end - begin >= NGRAM:
                 keys = np.unique(run_keys(tokens.hashes[begin:end], NGRAM))[:SAMPLES]
-                number = document_numbers(shard, 1)[0] + np.uint64(start + row)
+                number = document_numbers(shard, 1)[0] + np.uint64(row)
                 found.append(np.stack([keys, np.full(len(keys), number)], axis=1))
-        start += len(batch)
     save(out / "ngrams.npy", np.concatenate(found))
     return {"documents": int(chosen.sum())}
 
@@ -97,11 +93,8 @@ def look_up(out: Path, root: Path, shard: int, limit: float) -> dict[str, Any]:
     here, known = Shard(root, shard), load_index(root / _INDEX / "all")
     chosen = _left(here) & (_draws(here) >= limit)
     found = [np.empty(0, np.int64)]
-    start = 0
-    for batch in here.batches(["text"]) if chosen.any() and len(known.keys) else ():
-        mine = pa.array(chosen[start : start + len(batch)])
-        found.append(np.unique(matches(batch.column("text").filter(mine), known)["ngram"].to_numpy()))
-        start += len(batch)
+    for _, batch in here.chosen(["text"], chosen) if len(known.keys) else ():
+        found.append(np.unique(matches(batch.column("text"), known)["ngram"].to_numpy()))
     save(out / "found.npy", np.unique(np.concatenate(found)))
     return {}
 

@@ -1,6 +1,7 @@
 """Stage near_dedup: documents whose n-grams are nearly the same, and the one of each cluster that stays.
 
-Signatures depend on the text alone, so another threshold or filter computes none again.
+A shard's signatures are those of the documents that no rule drops there, which may be a small part; they know no
+threshold and no other shard.
 """
 
 from __future__ import annotations
@@ -46,17 +47,19 @@ def run(
     near: NearDuplicates,
     before: Before,
     read: Sequence[Done],
+    passed: Sequence[str],
     made: Sequence[Sequence[str]],
     memory: int,
     seed: int,
 ) -> str:
-    """Do the stage; fingerprint of the clusters. `made`: of each shard what `before` depends on."""
+    """Do the stage; fingerprint of the clusters. Of each shard, `passed`: which documents no rule drops; `made`: what
+    `before` depends on."""
     banding = choose_bands(near.threshold, near.permutations)
     say(_words(near.threshold, banding))
-    how = {"permutations": near.permutations, "ngram": near.ngram, "seed": seed}
+    how = {"permutations": near.permutations, "ngram": near.ngram, "seed": seed, "filtered": before.filtered}
     tasks = [
-        Task("sign", done.name, f"{__name__}:sign", how, (done.output,), clean_bytes(done), shard)
-        for shard, done in enumerate(read)
+        Task("sign", done.name, f"{__name__}:sign", how, (done.output, which), clean_bytes(done), shard)
+        for shard, (done, which) in enumerate(zip(read, passed, strict=True))
     ]
     signed = stages.run(tasks, "near_dedup")
     shape = {"bands": banding.bands, "rows": banding.rows}
@@ -123,11 +126,13 @@ def _words(threshold: float, banding: Banding) -> str:
     )
 
 
-def sign(out: Path, root: Path, shard: int, permutations: int, ngram: int, seed: int) -> dict[str, Any]:
-    """Write signatures.npy, uint32 [N, permutations]."""
+def sign(out: Path, root: Path, shard: int, permutations: int, ngram: int, seed: int, filtered: bool) -> dict[str, Any]:
+    """Write signatures.npy, uint32 [M, permutations], and rows.npy, int64 [M], of the documents that no rule drops."""
     here = Shard(root, shard)
-    with ArrayWriter(out / "signatures.npy", here.rows, permutations, np.uint32) as writer:
-        for batch in here.batches(["text"]):
+    passed = here.passed(filtered)
+    save(out / "rows.npy", np.flatnonzero(passed))
+    with ArrayWriter(out / "signatures.npy", int(passed.sum()), permutations, np.uint32) as writer:
+        for _, batch in here.chosen(["text"], passed):
             writer.add(signatures(batch.column("text"), permutations, ngram, seed))
     return {}
 
@@ -138,7 +143,9 @@ def scatter_shard(
     """Write bands.npy: the keys in each band of the documents that no stage has dropped."""
     here = Shard(root, shard)
     left = here.left(filtered, repeats)
-    scatter_bands(here.array("sign", "signatures.npy"), left, shard << ROW_BITS, (bands, rows), out / "bands.npy")
+    signed = here.array("sign", "rows.npy")
+    documents = signed.astype(np.uint64) | np.uint64(shard << ROW_BITS)
+    scatter_bands(here.array("sign", "signatures.npy"), left[signed], documents, (bands, rows), out / "bands.npy")
     return {"documents": int(left.sum())}
 
 
@@ -154,6 +161,7 @@ def find_edges(
         band,
         partition,
         partitions,
+        [shard.file("sign", "rows.npy") for shard in all_shards],
     )
     save(out / "edges.npy", edges)
     return {"edges": len(edges)}

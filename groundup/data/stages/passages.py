@@ -100,13 +100,10 @@ def scatter_shard(out: Path, root: Path, shard: int, unit: str, shortest: int) -
     here = Shard(root, shard)
     kept = np.asarray(here.table("split", "decisions.parquet", ["reason"])["reason"].is_null())
     hashes, passages = [np.empty((0, 2), np.uint64)], [np.empty((0, 2), np.int64)]
-    row = 0
-    for batch in here.batches(["text"]):
-        mine = kept[row : row + len(batch)]
-        found, sizes, counts = passage_hashes(batch.filter(pa.array(mine)).column("text"), UNITS[unit], shortest)
+    for rows, batch in here.chosen(["text"], kept):
+        found, sizes, counts = passage_hashes(batch.column("text"), UNITS[unit], shortest)
         hashes.append(found)
-        passages.append(np.stack([np.repeat(row + np.flatnonzero(mine), counts), sizes], axis=1))
-        row += len(batch)
+        passages.append(np.stack([np.repeat(rows, counts), sizes], axis=1))
     found = np.concatenate(hashes)
     numbers = np.arange(len(found), dtype=np.uint64) + np.uint64(shard << ROW_BITS)
     scatter(found, numbers, out / "hashes.npy")
@@ -154,7 +151,8 @@ class Passages:
         self.rows, self.gone = rows[mine], gone[mine]
 
     def cut_out(self, batch: pa.RecordBatch, start: int, stop: int) -> pa.RecordBatch:
-        """The chosen documents of rows [start, stop), without the passages that stand elsewhere too."""
+        """The chosen documents of rows [start, stop), which `batch` holds, without the passages that stand elsewhere
+        too."""
         begin, end = np.searchsorted(self.rows, [start, stop])
         gone = self.gone[begin:end]
         if not gone.any():

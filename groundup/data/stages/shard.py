@@ -69,16 +69,33 @@ class Shard:
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The documents, a row group at a time."""
+        return (batch for _, batch in self.chosen(columns, np.ones(self.rows, bool)))
+
+    def chosen(
+        self, columns: list[str], which: NDArray[np.bool_]
+    ) -> Iterator[tuple[NDArray[np.int64], pa.RecordBatch]]:
+        """The documents of which `which`, bool [N], is true, and their rows, int64: of a row group at a time, where it
+        has any."""
         with pq.ParquetFile(self.file("read", "documents.parquet"), pre_buffer=False) as file:
+            stop = 0
             for group in range(file.metadata.num_row_groups):
-                yield from file.read_row_group(group, columns=columns, use_threads=False).combine_chunks().to_batches()
+                start, stop = stop, stop + file.metadata.row_group(group).num_rows
+                rows = start + np.flatnonzero(which[start:stop])
+                if len(rows):
+                    table = file.read_row_group(group, columns=columns, use_threads=False)
+                    if len(rows) < stop - start:
+                        table = table.filter(pa.array(which[start:stop]))
+                    (batch,) = table.combine_chunks().to_batches()
+                    yield rows, batch
+
+    def passed(self, filtered: bool) -> NDArray[np.bool_]:
+        """Which documents no rule drops, bool [N]. `filtered`: whether there are rules."""
+        return np.asarray(self.array("filter", "reasons.npy")) < 0 if filtered else np.ones(self.rows, bool)
 
     def left(self, filtered: bool, repeats: int) -> NDArray[np.bool_]:
-        """Which documents neither a rule nor exact_dedup drops, bool [N]. `filtered`: whether there are rules;
-        `repeats`: partitions of exact_dedup, 0 where it is off."""
-        left = np.ones(self.rows, bool)
-        if filtered:
-            left &= np.asarray(self.array("filter", "reasons.npy")) < 0
+        """Which documents neither a rule nor exact_dedup drops, bool [N]. `repeats`: partitions of exact_dedup, 0 where
+        it is off."""
+        left = self.passed(filtered)
         left[self.pairs("exact_dedup", repeats)[0]] = False
         return left
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from groundup.data.execute.task import Done, Task
 from groundup.data.stages import passages
-from groundup.data.stages.decide import SPLITS
+from groundup.data.stages.decide import SPLITS, codes_of
 from groundup.data.stages.passages import Cut
 from groundup.data.stages.shard import Shard, name
 from groundup.data.tokens.encode import encode_shard
@@ -83,28 +83,35 @@ def train(
 
     def chosen() -> Iterator[str]:
         for shard in shards:
-            start = 0
-            for batch in texts(Shard(root, shard), "train", ["text"], _cut(cut)):
-                rows = sample.rows(shard, start, start + len(batch))
-                start += len(batch)
-                yield from batch.column("text").filter(pa.array(rows)).to_pylist()
+            here = Shard(root, shard)
+            for batch in texts(here, "train", ["text"], _cut(cut), sample.rows(shard, 0, here.rows)):
+                yield from batch.column("text").to_pylist()
 
     return _told(train_tokenizer(chosen(), vocab_size, max_bytes, out, split))
 
 
-def texts(here: Shard, part: str, columns: list[str], cut: Cut | None) -> Iterator[pa.RecordBatch]:
-    """The documents of a part, a batch at a time. `cut`: which passages are left out."""
+def texts(
+    here: Shard, part: str, columns: list[str], cut: Cut | None, among: NDArray[np.bool_] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The documents of a part, a batch at a time. `cut`: which passages are left out; `among`: bool [N], which of the
+    shard's documents are wanted."""
+    chosen = _parts(here, cut) == SPLITS.index(part)
+    return (batch for _, batch in _texts(here, chosen if among is None else chosen & among, columns, cut))
+
+
+def _parts(here: Shard, cut: Cut | None) -> NDArray[np.int16]:
+    """The part of each document, a number of SPLITS, or -1 for one that is dropped."""
     stage = "split" if cut is None else passages.stage_of(cut.unit)
-    parts = here.table(stage, "decisions.parquet", ["split"])["split"].cast(pa.string()).combine_chunks()
-    chosen = np.asarray(pc.fill_null(pc.equal(parts, part), False))
+    return codes_of(here.table(stage, "decisions.parquet", ["split"])["split"], list(SPLITS))[0]
+
+
+def _texts(
+    here: Shard, chosen: NDArray[np.bool_], columns: list[str], cut: Cut | None
+) -> Iterator[tuple[NDArray[Any], pa.RecordBatch]]:
+    """As `Shard.chosen`, of documents that are kept, without the passages that are left out."""
     left = None if cut is None else passages.Passages(here, cut, chosen)
-    start = 0
-    for batch in here.batches(columns):
-        stop = start + len(batch)
-        found = batch.filter(pa.array(chosen[start:stop]))
-        if len(found):
-            yield found if left is None else left.cut_out(found, start, stop)
-        start = stop
+    for rows, batch in here.chosen(columns, chosen):
+        yield rows, batch if left is None else left.cut_out(batch, rows[0], rows[-1] + 1)
 
 
 def _cut(arguments: dict[str, Any] | None) -> Cut | None:
@@ -127,21 +134,26 @@ def _told(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def tasks(encoder: str, tokenizer: Done, sources: Sequence[int], left: Texts) -> list[Task]:
-    """One per document shard and part that has documents. `sources`: number of each shard's source."""
+    """One per document shard that has documents left. `sources`: number of each shard's source."""
     arguments = {"encoder": encoder, "sha256": tokenizer.result["sha256"], **left.arguments}
-    last = {(s, part): shard for shard, s in enumerate(sources) for part in SPLITS if left.size(shard, part)}
+    sizes = [{part: left.size(shard, part) for part in SPLITS} for shard in range(len(sources))]
+    last = {(s, part): shard for shard, s in enumerate(sources) for part in SPLITS if sizes[shard][part]}
     return [
         Task(
             "tokenize",
-            f"{part}-{name(shard)}",
+            name(shard),
             f"{__name__}:tokenize",
-            {"shard": shard, "part": part, "source": s, "closes": last[s, part] == shard, **arguments},
+            {
+                "shard": shard,
+                "source": s,
+                "closes": {part: last[s, part] == shard for part in SPLITS if sizes[shard][part]},
+                **arguments,
+            },
             (tokenizer.output, left.parts[shard].output, left.found),
-            left.size(shard, part),
+            sum(sizes[shard].values()),
         )
-        for part in SPLITS
         for shard, s in enumerate(sources)
-        if left.size(shard, part)
+        if any(sizes[shard].values())
     ]
 
 
@@ -149,30 +161,41 @@ def tokenize(
     out: Path,
     root: Path,
     shard: int,
-    part: str,
     source: int,
-    closes: bool,
+    closes: dict[str, bool],
     sha256: str,
     encoder: Engine,
     cut: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Write the part's token file and its index; its entry in the manifest."""
-    documents = texts(Shard(root, shard), part, ["id", "file", "offset", "text"], _cut(cut))
-    entry = encode_shard(
-        documents, encoder_of(root / "train_tokenizer" / "all", sha256, encoder), out, part, source, shard, closes
-    )
-    assert entry is not None
-    return entry
+    """Write a token file and its index for each part that has documents here; their entries in the manifest. `closes`:
+    of each such part whether these are its last documents of the source."""
+    here = Shard(root, shard)
+    parts = _parts(here, _cut(cut))
+    documents: dict[str, list[pa.RecordBatch]] = {part: [] for part in closes}
+    for rows, batch in _texts(here, parts >= 0, ["id", "file", "offset", "text"], _cut(cut)):
+        for part, found in documents.items():
+            mine = parts[rows] == SPLITS.index(part)
+            if mine.any():
+                found.append(batch.filter(pa.array(mine)))
+    engine = encoder_of(root / "train_tokenizer" / "all", sha256, encoder)
+    files = []
+    for part, batches in documents.items():
+        files.append(encode_shard(batches, engine, out, part, source, shard, closes[part]))
+        batches.clear()
+    return {"files": files}
 
 
-def gather(done: Sequence[Done], folder: Path) -> list[dict[str, Any]]:
-    """Put all token files into one folder, by links where the file system has them; their entries, in the
-    order of the tasks."""
+def files_of(done: Sequence[Done]) -> list[dict[str, Any]]:
+    """The manifest's entries of all token files, by part and shard."""
+    return [entry for part in SPLITS for task in done for entry in task.result["files"] if entry["split"] == part]
+
+
+def gather(done: Sequence[Done], folder: Path) -> None:
+    """Put all token files into one folder, by links where the file system has them."""
     folder.mkdir()
     for task in done:
-        for file in task.folder.glob(f"{task.result['name']}.*"):
+        for file in [path for entry in task.result["files"] for path in task.folder.glob(f"{entry['name']}.*")]:
             try:
                 (folder / file.name).hardlink_to(file)
             except OSError:
                 shutil.copyfile(file, folder / file.name)
-    return [task.result for task in done]

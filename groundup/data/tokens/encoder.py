@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +14,7 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from groundup.data.tokens.split import byte_characters
 from groundup.data.tokens.tokenizer import Tokenizer
+from groundup.environment import environment
 
 Engine = Literal["fastokens", "tokenizers"]
 # Scripts, digits, contractions, marks, white space of all kinds, a character outside the basic plane, a combining mark.
@@ -27,21 +25,8 @@ _PROBE = (
     "\U0001d526 😀👩\u200d👩\u200d👧 🎉!\u00a0\u200b\ufeff\n"
 )
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """fastokens reads how many threads it may have when it first encodes."""
-    wanted = {"FASTOKENS_BPE_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+# fastokens reads how many threads it may have when it first encodes.
+_ONE_THREAD = {"FASTOKENS_BPE_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 
 
 class Encoder:
@@ -59,7 +44,7 @@ class Encoder:
         self.fast: Any = None
         self.fallback: str | None = None
         if engine == "fastokens":
-            with _one_thread():
+            with environment(_ONE_THREAD):
                 self.fallback = self._load()
         self.name = self.reference if self.fast is None else f"fastokens {version('fastokens')}"
         self.unicode = unicode_version("tokenizers" if self.fast is None else "fastokens")

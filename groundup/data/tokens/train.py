@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from groundup.console import say
 from groundup.data.tokens.split import GPT2, byte_characters, pattern_of
 from groundup.data.tokens.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, Tokenizer
+from groundup.environment import environment
 from groundup.errors import UserError
 
 # rustbpe counts in signed integers of 32 bits and wraps around silently; a pair can't be more frequent than bytes are.
@@ -41,7 +41,9 @@ def train_tokenizer(
     trainer = rustbpe.Tokenizer()
     pieces = _pieces(texts, min(max_bytes, MAX_TRAINING_BYTES))
     try:
-        with _all_cores():
+        # rustbpe reads how many threads it may have when it first trains. Little else runs then, so it needn't keep to
+        # the one thread of a pool's process; the result doesn't depend on it.
+        with environment({"RAYON_NUM_THREADS": str(len(os.sched_getaffinity(0)))}):
             trainer.train_from_iterator(pieces, vocab_size - len(SPECIAL_TOKENS), _PIECES_AT_ONCE, pattern)
     except ValueError as error:
         raise _bad_pattern(error) from None
@@ -55,22 +57,6 @@ def train_tokenizer(
         say(f"the training text gives only {reached} entries of tokenizer.vocab_size = {vocab_size}")
     _write(ranks, pre_tokenizer, folder)
     return Tokenizer(folder)
-
-
-@contextmanager
-def _all_cores() -> Iterator[None]:
-    """rustbpe reads how many threads it may have when it first trains. Nothing else runs while a tokenizer is trained,
-    so it needn't keep to the one thread of a pool's process; the result doesn't depend on it."""
-    name = "RAYON_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ[name] = str(len(os.sched_getaffinity(0)))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _bad_pattern(error: BaseException) -> UserError:
