@@ -32,12 +32,20 @@ def array(texts: list[str]) -> pa.LargeStringArray:
     return pa.array(texts, pa.large_string())
 
 
+def cleaned(texts: list[str], lines: frozenset[str] = frozenset()) -> list[str]:
+    """What the pass gives. It looks at 64 bytes at once where so many may be read, and so gives the same with another
+    text behind."""
+    found: list[str] = clean_texts(array(texts), lines).texts.to_pylist()
+    assert clean_texts(array([*texts, "x" * 80]), lines).texts.to_pylist()[:-1] == found
+    return found
+
+
 @settings(deadline=None, max_examples=400)
 @example(texts=["", SPACES, f"{SPACES}a{SPACES}b{SPACES}", "a\n\n\n\n\nb \n \n\n\t\n\nc", "x" * 100_000, "한글 각"])
 @example(texts=["\u1100\u1161", "か\u3099", "\u212b", "क\u093c", "\U0001d15f", "\U0002f800", "葛\U000e0100"])
 @given(texts=TEXTS)
 def test_the_pass_gives_what_the_definition_gives(texts: list[str]) -> None:
-    assert clean_texts(array(texts)).texts.to_pylist() == [clean(text) for text in texts]
+    assert cleaned(texts) == [clean(text) for text in texts]
 
 
 def test_every_character_alone_and_in_a_word() -> None:
@@ -73,7 +81,7 @@ def test_a_slice_of_an_array() -> None:
 def test_lines_are_dropped_as_the_definition_says(texts: list[str], rules: frozenset[str]) -> None:
     expected = [clean(drop_lines(clean(text), rules)) for text in texts]
     result = clean_texts(array(texts), rules)
-    assert result.texts.to_pylist() == expected
+    assert result.texts.to_pylist() == cleaned(texts, rules) == expected
     kept = sum(
         clean(t).count("\n") - drop_lines(clean(t), rules).count("\n") for t in texts if drop_lines(clean(t), rules)
     )
@@ -96,7 +104,24 @@ def test_the_lines_of_c4_are_those_of_its_definition(texts: list[str]) -> None:
         return not line.strip() or c4(line)[0] != "drop"
 
     expected = [clean("\n".join(filter(kept, clean(text).split("\n")))) for text in texts]
-    assert clean_texts(array(texts), frozenset({C4})).texts.to_pylist() == expected
+    assert cleaned(texts, frozenset({C4})) == expected
+
+
+@pytest.mark.parametrize("line", ["use cookies", "0 likes", "items in cart", "javascript"])
+def test_a_phrase_is_found_wherever_it_stands_in_a_long_text(line: str) -> None:
+    texts = ["a" * before + f"\n{line}\n" + "b" * (200 - before) for before in range(201)]
+    expected = [clean(drop_lines(text, frozenset(LINE_RULES))) for text in texts]
+    assert cleaned(texts, frozenset(LINE_RULES)) == expected
+    assert not any(line in text for text in expected)
+
+
+def test_special_bytes_at_any_place() -> None:
+    texts = [
+        "a" * before + special + "b" * (130 - before)
+        for before in range(131)
+        for special in ("\x00", "\t", "\n", "\r\n", "\x7f", "\x85", "\xa0", "\ufeff", "\uff0c", "é")
+    ]
+    assert cleaned(texts) == [clean(text) for text in texts]
 
 
 def test_dropped_lines_are_counted_by_rule() -> None:

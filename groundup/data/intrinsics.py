@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from llvmlite import ir
 
-from groundup.data.jit import intrinsic, types
+from groundup.data.jit import inlined, intrinsic, types
 
 WINDOW = 64  # bytes that are looked at as one number of bits
 
@@ -99,6 +99,16 @@ def _bytes_repeated(_context: Any, _address: Any, _at: Any) -> Any:
     return types.uint64(types.int64, types.int64), generate
 
 
+def _copy_window(_context: Any, _address: Any, _at: Any, _to: Any, _place: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, at, to, place = args
+        there = builder.inttoptr(builder.add(to, place), ir.VectorType(ir.IntType(8), WINDOW).as_pointer())
+        builder.store(_load_window(builder, address, at), there, align=1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
 def _lowest_bit(_context: Any, _value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
@@ -135,8 +145,16 @@ poke_uint64 = cast(Callable[[int, int, np.uint64], None], intrinsic(_poke_uint64
 bytes_between = cast(Callable[[int, int, int, int, int], np.uint64], intrinsic(_bytes_between))
 # bytes_repeated(address, at): those that the byte behind them is equal to.
 bytes_repeated = cast(Callable[[int, int], np.uint64], intrinsic(_bytes_repeated))
+# copy_window(address, at, to, place): copy the 64 bytes from there on to the address `to` plus `place`.
+copy_window = cast(Callable[[int, int, int, int], None], intrinsic(_copy_window))
 # lowest_bit(value): the place of a uint64's lowest bit that is set, 64 where none is; highest_bit: of its highest, -1
 # where none is; bits_set: how many are.
 lowest_bit = cast(Callable[[np.uint64], int], intrinsic(_lowest_bit))
 highest_bit = cast(Callable[[np.uint64], int], intrinsic(_highest_bit))
 bits_set = cast(Callable[[np.uint64], int], intrinsic(_bits_set))
+
+
+@inlined
+def bytes_equal(address: int, at: int, code: int) -> np.uint64:
+    """Those of the 64 bytes from there on that are this one."""
+    return bytes_between(address, at, 0, code, code)

@@ -62,12 +62,15 @@ def _told(line: str, rule: LineRule) -> bool:
 class Automaton:
     """Aho and Corasick's automaton (1975): the state after state s and a byte that `fold` (256) folds to a symbol is
     next[s + symbol], a state being the place of its row in `next`; bit r of tells[s] is set where a phrase of rule r
-    ends; `most_words` (rules)."""
+    ends; `most_words` (rules). `stays` is `next` but that a state where a phrase ends is left no more; `longest`: bytes
+    of a phrase."""
 
     fold: Bytes
     next: npt.NDArray[np.uint16]
+    stays: npt.NDArray[np.uint16]
     tells: npt.NDArray[np.int64]
     most_words: npt.NDArray[np.int64]
+    longest: int
 
 
 @cache
@@ -109,7 +112,36 @@ def automaton(names: tuple[str, ...]) -> Automaton:
     width = follow.shape[1]
     spread = np.zeros(follow.size, np.int64)
     spread[::width] = tells
-    return Automaton(fold, (follow * width).ravel(), spread, np.array(most, np.int64))
+    ends = np.flatnonzero(tells)
+    stays = follow.copy()
+    stays[ends] = ends[:, None]
+    longest = max((len(phrase) for rule in rules for phrase in rule.phrases), default=0)
+    following = (follow * width).ravel()
+    return Automaton(fold, following, (stays * width).ravel(), spread, np.array(most, np.int64), longest)
+
+
+@kernel
+def holds_phrase(data, start, end, fold, stays, tells, longest):  # type: ignore[no-untyped-def]
+    """Whether any phrase stands in data[start:end]."""
+    # A state is looked up by the state before; of four parts at once the processor waits for four at the same time. A
+    # part begins so far inside the one before that a phrase across both is found in it.
+    inside = longest + 3
+    quarter = (end - start) // 4
+    if quarter < inside:
+        state = np.uintp(0)
+        for i in range(np.uintp(start), np.uintp(end)):
+            state = np.uintp(stays[state + np.uintp(fold[data[i]])])
+        return tells[state] != 0
+    size = np.uintp(quarter + inside)
+    first, second = np.uintp(start), np.uintp(start + quarter - inside)
+    third, fourth = second + np.uintp(quarter), np.uintp(end) - size
+    one = two = three = four = np.uintp(0)
+    for i in range(size):
+        one = np.uintp(stays[one + np.uintp(fold[data[first + i]])])
+        two = np.uintp(stays[two + np.uintp(fold[data[second + i]])])
+        three = np.uintp(stays[three + np.uintp(fold[data[third + i]])])
+        four = np.uintp(stays[four + np.uintp(fold[data[fourth + i]])])
+    return tells[one] | tells[two] | tells[three] | tells[four] != 0
 
 
 @kernel

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from groundup.data.clean.lines import LINE_RULES, automaton, told_by
+from groundup.data.clean.lines import LINE_RULES, automaton, holds_phrase, told_by
 from groundup.data.clean.mojibake import may_be_mojibake, mend
 from groundup.data.clean.spaces import space_length
-from groundup.data.jit import kernel
+from groundup.data.intrinsics import WINDOW, bytes_between, bytes_equal, copy_window, lowest_bit
+from groundup.data.jit import inlined, kernel
 from groundup.data.kernels import class_table
 from groundup.data.tags.c4 import drops_line
 from groundup.data.texts import Bytes, buffers, from_buffers
@@ -27,6 +28,7 @@ _REPLACEMENT = b"\xef\xbf\xbd"
 _PLANES_LOOKED_AT = 0x2FA20
 # Bytes looked at together.
 _BLOCK = 16
+_ONE, _LAST = np.uint64(1), np.uint64(1 << 63)
 C4 = "c4"  # beside the names of `LINE_RULES`
 
 
@@ -80,11 +82,11 @@ def clean_texts(texts: pa.LargeStringArray, lines: frozenset[str] = frozenset(),
         raise ValueError(f"no such line rule: {', '.join(sorted(unknown))}")
     dropped = np.zeros((len(texts), len(names) + 1), np.int64)
     new_offsets = np.zeros(len(texts) + 1, np.int64)
-    out = np.empty(int(offsets[-1] - offsets[0]) + _BLOCK, np.uint8)
+    out = np.empty(int(offsets[-1] - offsets[0]) + WINDOW, np.uint8)
     rules = automaton(tuple(names))
     _clean(
-        offsets, data, _classes(), rules.fold, rules.next, rules.tells, rules.most_words, C4 in lines, class_table(),
-        new_offsets, out, dropped,
+        offsets, data, _classes(), rules.fold, rules.next, rules.stays, rules.tells, rules.most_words, rules.longest,
+        C4 in lines, class_table(), new_offsets, out, dropped,
     )  # fmt: skip
     result.texts = from_buffers(new_offsets, out[: new_offsets[-1]])
     result.lines = {name: int(count) for name, count in zip([*names, C4], dropped.sum(0), strict=True) if count}
@@ -196,78 +198,103 @@ def _classes() -> Bytes:
 
 @kernel
 def _clean(  # type: ignore[no-untyped-def]
-    offsets, data, classes, fold, follow, tells, most_words, c4, characters, new_offsets, out, dropped
+    offsets, data, classes, fold, follow, stays, tells, most_words, longest, c4, characters, new_offsets, out, dropped
 ):
     w = 0
     for row in range(len(offsets) - 1):
-        i, end = offsets[row], offsets[row + 1]
-        start = line = w
-        leading = True
-        while i <= end:
-            if leading:
-                while i < end:
-                    length = space_length(data, i)
-                    if length == 0:
-                        break
-                    i += length
-                leading = False
-            # Blocks without a special byte are copied whole; both loops over a block become vector instructions.
-            while i + _BLOCK <= end:
-                special = np.uint8(0)
-                for k in range(np.uintp(_BLOCK)):
-                    byte = data[np.uintp(i) + k]
-                    special |= (byte < 0x20) | (byte == 0x7F) | (byte == 0xC2) | (byte == 0xEF)
-                    out[np.uintp(w) + k] = byte
-                if special:
-                    break
-                i += _BLOCK
-                w += _BLOCK
-            while i < end and classes[data[np.uintp(i)]] == _COPY:
-                out[np.uintp(w)] = data[np.uintp(i)]
-                w += 1
-                i += 1
-            byte = data[i] if i < end else np.uint8(0x0A)
-            kind = classes[byte]
-            if kind in (_LINE_FEED, _RETURN):
-                if kind == _RETURN and i + 1 < end and data[i + 1] == 0x0A:
-                    i += 1
-                i += 1
-                if c4 or len(most_words):
-                    rule = told_by(out, line, w, fold, follow, tells, most_words) if len(most_words) else -1
-                    if rule < 0 and c4 and drops_line(out.ctypes.data, line, w, characters.ctypes.data):
-                        rule = len(most_words)
-                    if rule >= 0:
-                        dropped[row, rule] += 1
-                        w = line
-                        leading = w == start
-                        continue
-                while w > start and (out[w - 1] == 0x20 or out[w - 1] == 0x09):
-                    w -= 1
-                if i > end:
-                    break
-                if w == start:
-                    leading = True
-                elif w - start < 3 or out[w - 1] != 0x0A or out[w - 2] != 0x0A or out[w - 3] != 0x0A:
-                    out[w] = 0x0A
-                    w += 1
-                line = w
-            elif kind == _DROP:
-                i += 1
-            elif kind == _C2:
-                if data[i + 1] >= 0xA0:
-                    out[w], out[w + 1] = byte, data[i + 1]
-                    w += 2
-                i += 2
-            else:
-                if data[i + 1] != 0xBB or data[i + 2] != 0xBF:
-                    out[w], out[w + 1], out[w + 2] = byte, data[i + 1], data[i + 2]
-                    w += 3
-                i += 3
-        while w > start:
-            last = w - 1
-            while last > start and out[last] & 0xC0 == 0x80:
-                last -= 1
-            if space_length(out, last) == 0:
+        start, line_by_line = w, c4
+        while True:
+            w = _clean_one(
+                offsets[row], offsets[row + 1], data, classes, fold, follow, tells, most_words, line_by_line, c4,
+                characters, start, out, dropped[row],
+            )  # fmt: skip
+            # Few texts hold a phrase: the lines of others needn't be looked at one by one.
+            if line_by_line or not len(most_words) or not holds_phrase(out, start, w, fold, stays, tells, longest):
                 break
-            w = last
+            line_by_line = True
         new_offsets[row + 1] = w
+
+
+@inlined
+def _special(data: int, at: int) -> np.uint64:
+    """Which of the 64 bytes from there on aren't to be copied, or not by themselves, as a set of bits: control
+    characters but the tab, and what begins those of two bytes and a byte order mark, or would with what is beyond."""
+    one = bytes_between(data, at, 0, 0, 8) | bytes_between(data, at, 0, 10, 31) | bytes_equal(data, at, 0x7F)
+    two = bytes_equal(data, at, 0xC2) & (bytes_between(data, at, 0, 0x80, 0x9F) >> _ONE | _LAST)
+    mark = bytes_equal(data, at, 0xEF) & (bytes_equal(data, at, 0xBB) >> _ONE | _LAST)
+    return one | two | mark
+
+
+@kernel
+def _clean_one(  # type: ignore[no-untyped-def]
+    i, end, data, classes, fold, follow, tells, most_words, line_by_line, c4, characters, start, out, dropped
+):
+    """Write the clean text of data[i:end] to out[start:]; where it ends."""
+    w = line = start
+    leading = True
+    while i <= end:
+        if leading:
+            while i < end:
+                length = space_length(data, i)
+                if length == 0:
+                    break
+                i += length
+            leading = False
+        # 64 bytes are copied as long as they may be read, even where the text ends before; what is too much is
+        # overwritten.
+        while i < end and i + WINDOW <= len(data):
+            copy_window(data.ctypes.data, i, out.ctypes.data, w)
+            copied = min(lowest_bit(_special(data.ctypes.data, i)), end - i)
+            i += copied
+            w += copied
+            if copied < WINDOW:
+                break
+        while i < end and classes[data[np.uintp(i)]] == _COPY:
+            out[np.uintp(w)] = data[np.uintp(i)]
+            w += 1
+            i += 1
+        byte = data[i] if i < end else np.uint8(0x0A)
+        kind = classes[byte]
+        if kind in (_LINE_FEED, _RETURN):
+            if kind == _RETURN and i + 1 < end and data[i + 1] == 0x0A:
+                i += 1
+            i += 1
+            if line_by_line:
+                rule = told_by(out, line, w, fold, follow, tells, most_words) if len(most_words) else -1
+                if rule < 0 and c4 and drops_line(out.ctypes.data, line, w, characters.ctypes.data):
+                    rule = len(most_words)
+                if rule >= 0:
+                    dropped[rule] += 1
+                    w = line
+                    leading = w == start
+                    continue
+            while w > start and (out[w - 1] == 0x20 or out[w - 1] == 0x09):
+                w -= 1
+            if i > end:
+                break
+            if w == start:
+                leading = True
+            elif w - start < 3 or out[w - 1] != 0x0A or out[w - 2] != 0x0A or out[w - 3] != 0x0A:
+                out[w] = 0x0A
+                w += 1
+            line = w
+        elif kind == _DROP:
+            i += 1
+        elif kind == _C2:
+            if data[i + 1] >= 0xA0:
+                out[w], out[w + 1] = byte, data[i + 1]
+                w += 2
+            i += 2
+        else:
+            if data[i + 1] != 0xBB or data[i + 2] != 0xBF:
+                out[w], out[w + 1], out[w + 2] = byte, data[i + 1], data[i + 2]
+                w += 3
+            i += 3
+    while w > start:
+        last = w - 1
+        while last > start and out[last] & 0xC0 == 0x80:
+            last -= 1
+        if space_length(out, last) == 0:
+            break
+        w = last
+    return w

@@ -12,6 +12,7 @@ from groundup.data.intrinsics import (
     WINDOW,
     bits_set,
     bytes_between,
+    bytes_equal,
     bytes_repeated,
     highest_bit,
     lowest_bit,
@@ -32,11 +33,6 @@ _ONE, _ALL, _BITS, _EIGHT = np.uint64(1), np.uint64(0xFFFFFFFFFFFFFFFF), np.uint
 
 
 @inlined
-def _equal(data: int, at: int, code: int) -> np.uint64:
-    return bytes_between(data, at, 0, code, code)
-
-
-@inlined
 def _spaces(data: int, at: int) -> np.uint64:
     return bytes_between(data, at, 0, 9, 13) | bytes_between(data, at, 0, 28, 32)
 
@@ -44,7 +40,7 @@ def _spaces(data: int, at: int) -> np.uint64:
 @inlined
 def window_size(data: int, at: int, stop: int) -> int:
     """The bytes of the window at a byte of ASCII that is no line break; 0 where the first token may reach out of it."""
-    breaks = _equal(data, at, 10)
+    breaks = bytes_equal(data, at, 10)
     size = min(lowest_bit(bytes_between(data, at, 0, 128, 255) | breaks), stop - at)
     if size < WINDOW and (at + size == stop or breaks >> np.uint64(size) & _ONE):
         return size
@@ -79,16 +75,17 @@ def scan_window(
     letters = bytes_between(data, at, 32, 97, 122) & inside
     capitals = bytes_between(data, at, 0, 65, 90) & inside
     digits = bytes_between(data, at, 0, 48, 57) & inside
-    points = _equal(data, at, 46) & inside
+    points = bytes_equal(data, at, 46) & inside
     words = letters | digits
     # Marks between two characters of a word that belong to it, and apostrophes, which begin a new one.
     within = seen & ~words & (words << _ONE) & (words >> _ONE)
+    of_numbers = bytes_equal(data, at, 44) | bytes_equal(data, at, 47) | bytes_equal(data, at, 58)
     joined = within & (
-        _equal(data, at, 95)
+        bytes_equal(data, at, 95)
         | points & ~((letters & ~capitals) << _ONE & capitals >> _ONE)
-        | (_equal(data, at, 44) | _equal(data, at, 47) | _equal(data, at, 58)) & digits << _ONE & digits >> _ONE
+        | of_numbers & digits << _ONE & digits >> _ONE
     )
-    apostrophes = within & _equal(data, at, 39) & letters << _ONE & letters >> _ONE
+    apostrophes = within & bytes_equal(data, at, 39) & letters << _ONE & letters >> _ONE
     words |= joined | apostrophes
     marks = seen & ~words
     starts = words & ~(words << _ONE) | apostrophes | marks & ~(bytes_repeated(data, at) << _ONE & marks << _ONE)
@@ -98,7 +95,7 @@ def scan_window(
     counts[of.CAPITALS] += bits_set(capitals)
     counts[of.DIGITS] += bits_set(digits)
     counts[of.WORD_CHARACTERS] += bits_set(words)
-    counts[of.NUMBER_SIGNS] += bits_set(_equal(data, at, 35) & inside)
+    counts[of.NUMBER_SIGNS] += bits_set(bytes_equal(data, at, 35) & inside)
     counts[of.TOKENS] += bits_set(starts)
     counts[of.WORDS] += bits_set(starts & words)
     # Adding a word's first byte carries through all that aren't letters. Where it comes out is no letter of the word?
@@ -121,10 +118,11 @@ def scan_window(
     if ending and seen:
         sentences += ending == 2 or not (point and small >> np.uint64(first_place) & _ONE)
         ending = 0
-    terminals = (points | _equal(data, at, 33) | _equal(data, at, 63)) & marks
+    terminals = (points | bytes_equal(data, at, 33) | bytes_equal(data, at, 63)) & marks
     if terminals:
-        closers = (_equal(data, at, 34) | _equal(data, at, 39) | _equal(data, at, 41) | _equal(data, at, 93)) & marks
-        closers |= _equal(data, at, 125) & marks
+        quotes = bytes_equal(data, at, 34) | bytes_equal(data, at, 39)
+        closers = (quotes | bytes_equal(data, at, 41) | bytes_equal(data, at, 93)) & marks
+        closers |= bytes_equal(data, at, 125) & marks
         behind = terminals << _ONE
         behind = ((behind & closers) + closers | behind) & ~closers & blank
         while behind:
@@ -155,5 +153,5 @@ def scan_window(
         poke_uint32(ends, tokens, length)
         poke_uint32(spans, tokens, span)
     counts[of.STOP_WORDS] |= stop_words
-    bracket = _equal(data, at, 123) & inside != 0
+    bracket = bytes_equal(data, at, 123) & inside != 0
     return tokens, first_place, last_place, pieces, sentences, ending, bracket, bits_set(blank)
