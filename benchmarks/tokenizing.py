@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from corpus import corpus, texts
 
-from groundup.data.tokens.encode import encode_shard
+from groundup.data.tokens.encode import ShardWriter
 from groundup.data.tokens.encoder import Encoder
 from groundup.data.tokens.split import PATTERNS
 from groundup.data.tokens.train import train_tokenizer
@@ -65,7 +65,10 @@ def main() -> None:
         begin = time.process_time()
         encoder = Encoder(tokenizer)
         loading = time.process_time() - begin
-        entry = encode_shard(arrow, encoder, folder, "train", 0, 0, closes=True)
+        with ShardWriter(folder, encoder, "train", 0, 0) as writer:
+            for part in arrow:
+                writer.add(part)
+            entry = writer.finish(closes=True)
         ours = time.process_time() - begin
         assert entry is not None
 

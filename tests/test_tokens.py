@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import models, pre_tokenizers
 from transformers import AutoTokenizer
 
-from groundup.data.tokens.encode import encode_shard
+from groundup.data.tokens.encode import ShardWriter
 from groundup.data.tokens.encoder import Encoder, Engine, unicode_version
 from groundup.data.tokens.index import DocumentIndex
 from groundup.data.tokens.sample import TrainingSample
@@ -122,7 +122,10 @@ def test_sample_of_a_huge_corpus_leaves_most_shards_closed() -> None:
 def write(tokenizer: Tokenizer, folder: Path, batches: list[pa.RecordBatch], **changes: Any) -> dict[str, Any]:
     encoder = changes.pop("encoder", None) or Encoder(tokenizer)
     folder.mkdir(exist_ok=True)
-    entry = encode_shard(batches, encoder, folder, "train", 0, changes.pop("shard", 0), changes.pop("closes", True))
+    with ShardWriter(folder, encoder, "train", 0, changes.pop("shard", 0)) as writer:
+        for documents in batches:
+            writer.add(documents)
+        entry = writer.finish(changes.pop("closes", True))
     assert entry is not None
     return entry
 
@@ -178,7 +181,8 @@ def test_only_the_last_shard_closes_and_both_are_one_run(tokenizer: Tokenizer, t
 
 
 def test_nothing_to_write_leaves_nothing(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    assert encode_shard([], Encoder(tokenizer), tmp_path, "train", 0, 0, True) is None
+    with ShardWriter(tmp_path, Encoder(tokenizer), "train", 0, 0) as writer:
+        assert writer.finish(True) is None
     assert list(tmp_path.iterdir()) == []
 
 

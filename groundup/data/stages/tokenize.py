@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from groundup.data.stages import passages
 from groundup.data.stages.decide import SPLITS, codes_of
 from groundup.data.stages.passages import Cut
 from groundup.data.stages.shard import Shard, name
-from groundup.data.tokens.encode import encode_shard
+from groundup.data.tokens.encode import ShardWriter
 from groundup.data.tokens.encoder import Engine, encoder_of
 from groundup.data.tokens.sample import TrainingSample
 from groundup.data.tokens.tokenizer import Tokenizer
@@ -171,18 +172,13 @@ def tokenize(
     of each such part whether these are its last documents of the source."""
     here = Shard(root, shard)
     parts = _parts(here, _cut(cut))
-    documents: dict[str, list[pa.RecordBatch]] = {part: [] for part in closes}
-    for rows, batch in _texts(here, parts >= 0, ["id", "file", "offset", "text"], _cut(cut)):
-        for part, found in documents.items():
-            mine = parts[rows] == SPLITS.index(part)
-            if mine.any():
-                found.append(batch.filter(pa.array(mine)))
     engine = encoder_of(root / "train_tokenizer" / "all", sha256, encoder)
-    files = []
-    for part, batches in documents.items():
-        files.append(encode_shard(batches, engine, out, part, source, shard, closes[part]))
-        batches.clear()
-    return {"files": files}
+    with ExitStack() as stack:
+        writers = {part: stack.enter_context(ShardWriter(out, engine, part, source, shard)) for part in closes}
+        for rows, batch in _texts(here, parts >= 0, ["id", "file", "offset", "text"], _cut(cut)):
+            for part, writer in writers.items():
+                writer.add(batch.filter(pa.array(parts[rows] == SPLITS.index(part))))
+        return {"files": [writer.finish(closes[part]) for part, writer in writers.items()]}
 
 
 def files_of(done: Sequence[Done]) -> list[dict[str, Any]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -37,35 +37,6 @@ _CHECKED_DOCUMENTS = 16
 _CHECKED_BYTES = 64 << 10
 
 
-def encode_shard(
-    documents: Iterable[pa.RecordBatch],
-    encoder: Encoder,
-    folder: Path,
-    split: str,
-    source: int,
-    shard: int,
-    closes: bool,
-) -> dict[str, Any] | None:
-    """Write `SPLIT-SOURCE-SHARD.bin` and its `.parquet` index into `folder`; the file's entry in the manifest.
-
-    `documents`: batches with columns id, file, offset and text, of one split in one document shard, in order. Each
-    document becomes a start token, its ids, and an end token where the tokenizer has one apart. `closes`: these are
-    the last documents of the split in the source, so a last start token ends the last of them. The index has a row per
-    document: id, file, offset, its first token, tokens, bytes of text.
-
-    Single threaded; both files are the old ones or the whole new ones. None, and no files, where there is no document.
-    Raises UserError where a sample of the documents has other ids by the reference encoder.
-    """
-    writer = _Writer(folder, f"{split}-{source:03d}-{shard:05d}", encoder)
-    try:
-        for batch in documents:
-            for part in _portions(batch):
-                writer.add(part)
-        return writer.finish(split, source, closes)
-    finally:
-        writer.discard()
-
-
 def _portions(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """The batch in slices of a few megabytes of text, at least one document each."""
     sizes = np.asarray(pc.binary_length(batch.column("text")), np.int64)
@@ -76,11 +47,21 @@ def _portions(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
             yield batch.slice(start, stop - start)
 
 
-class _Writer:
-    def __init__(self, folder: Path, name: str, encoder: Encoder) -> None:
-        self.name, self.encoder, self.tokenizer = name, encoder, encoder.tokenizer
+class ShardWriter:
+    """Writes `SPLIT-SOURCE-SHARD.bin` and its `.parquet` index into `folder` (a context manager).
+
+    Takes the documents of one split in one document shard, in order. Each becomes a start token, its ids, and an end
+    token where the tokenizer has one apart. The index has a row per document: id, file, offset, its first token,
+    tokens, bytes of text.
+
+    Single threaded; both files are the old ones or, once `finish` has returned, the whole new ones.
+    """
+
+    def __init__(self, folder: Path, encoder: Encoder, split: str, source: int, shard: int) -> None:
+        self.split, self.source, self.name = split, source, f"{split}-{source:03d}-{shard:05d}"
+        self.encoder, self.tokenizer = encoder, encoder.tokenizer
         self.dtype = token_dtype(self.tokenizer.vocab_size)
-        self.paths = [folder / f"{name}.bin", folder / f"{name}.parquet"]
+        self.paths = [folder / f"{self.name}.bin", folder / f"{self.name}.parquet"]
         ending = f".{os.getpid()}.{secrets.token_hex(4)}"
         self.partial = [path.with_name(f".{path.name}{ending}") for path in self.paths]
         self.file = self.partial[0].open("wb")
@@ -89,7 +70,12 @@ class _Writer:
         self.tokens = self.documents = self.bytes = 0
         self.sample: list[tuple[int, int, str, str, NDArray[np.uint32] | None]] = []
 
-    def add(self, batch: pa.RecordBatch) -> None:
+    def add(self, documents: pa.RecordBatch) -> None:
+        """Encode documents, with columns id, file, offset and text."""
+        for portion in _portions(documents):
+            self._add(portion)
+
+    def _add(self, batch: pa.RecordBatch) -> None:
         texts = batch.column("text").to_pylist()
         sizes = np.asarray(pc.binary_length(batch.column("text")), np.int64)
         ids, offsets = self.encoder.encode(texts)
@@ -158,7 +144,11 @@ class _Writer:
             checked += 1
         return checked
 
-    def finish(self, split: str, source: int, closes: bool) -> dict[str, Any] | None:
+    def finish(self, closes: bool) -> dict[str, Any] | None:
+        """Put the files into place; their entry in the manifest. None, and no files, where there is no document.
+        `closes`: these are the last documents of the split in the source, so a last start token ends the last of them.
+
+        Raises UserError where a sample of the documents has other ids by the reference encoder."""
         if self.index is None:
             return None
         if closes:
@@ -173,8 +163,8 @@ class _Writer:
             partial.replace(path)
         return {
             "name": self.name,
-            "split": split,
-            "source": source,
+            "split": self.split,
+            "source": self.source,
             "documents": self.documents,
             "tokens": self.tokens,
             "bytes": self.bytes,
@@ -186,7 +176,10 @@ class _Writer:
             "fallback": self.encoder.fallback,
         }
 
-    def discard(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Remove what was not finished."""
         self.file.close()
         for partial in self.partial:
