@@ -36,7 +36,17 @@ def killed(out: Path, root: Path) -> dict[str, Any]:
     return {}
 
 
+def bereaved(out: Path, root: Path) -> dict[str, Any]:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+    return {}
+
+
 def sleeping(out: Path, root: Path, seconds: float) -> dict[str, Any]:
     (root / f"sleeping-{os.getpid()}").touch()
     time.sleep(seconds)
     return {}
+
+
+def variable(out: Path, root: Path, name: str) -> dict[str, Any]:
+    return {"value": os.environ.get(name)}

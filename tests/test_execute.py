@@ -112,6 +112,28 @@ def test_a_killed_process_of_the_pool_is_told(tmp_path: Path) -> None:
     assert all(finished(task, tmp_path) for task in tasks[:2])
 
 
+def test_a_killed_server_of_the_pool_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="was killed"), executor("pool", tmp_path, 2) as execute:
+        list(execute([*counting(2), Task("s", "a", f"{WORK}:bereaved", {})]))
+
+
+def test_an_error_in_the_pool_tells_where_it_was_raised(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught, executor("pool", tmp_path, 1) as execute:
+        list(execute([Task("s", "a", f"{WORK}:mistaken", {})]))
+    assert "in mistaken" in str(caught.value.__cause__)
+
+
+def test_pools_one_after_another_have_each_its_own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A module of the working directory isn't taken for a library.
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    for value in ("one", "other"):
+        monkeypatch.setenv("GROUNDUP_CACHE", value)
+        with executor("pool", tmp_path / "stages", 2) as execute:
+            (done,) = execute([Task("s", value, f"{WORK}:variable", {"name": "GROUNDUP_CACHE"})])
+        assert done.result == {"value": value}
+
+
 def _pooled(root: Path, seconds: float) -> None:
     with executor("pool", root, 2) as execute:
         list(execute([Task("s", str(n), f"{WORK}:sleeping", {"seconds": seconds}) for n in range(2)]))
@@ -120,16 +142,53 @@ def _pooled(root: Path, seconds: float) -> None:
 def test_processes_of_a_pool_do_not_outlive_it(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_pooled, args=(tmp_path, 60.0))
     process.start()
+    assert process.pid is not None
     deadline = time.monotonic() + 60
-    while len(pids := [int(p.name.split("-")[1]) for p in tmp_path.glob("sleeping-*")]) < 2:
+    while len(list(tmp_path.glob("sleeping-*"))) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert process.pid is not None
+    pids = descendants(process.pid)
+    assert len(pids) >= 3
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+    while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline, pids
         time.sleep(0.05)
+
+
+def test_a_pool_that_only_starts_does_not_outlive_its_command(tmp_path: Path) -> None:
+    for delay in (0.0, 0.3, 0.6, 1.0, 1.5):
+        process = multiprocessing.get_context("spawn").Process(target=_pooled, args=(tmp_path, 60.0))
+        process.start()
+        assert process.pid is not None
+        deadline = time.monotonic() + 60
+        while not (pids := descendants(process.pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(delay)
+        pids += descendants(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        while any(alive(pid) for pid in pids):
+            assert time.monotonic() < deadline, pids
+            time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that began below this one."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [found for child in map(int, children) for found in (child, *descendants(child))]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process is there, and has not only to be waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _traced(root: Path, trace: Path) -> list[Task]:

@@ -161,6 +161,38 @@ def test_near_duplicates_against_an_exhaustive_check(tmp_path: Path) -> None:
     assert np.mean([roots[a] == roots[b] for a, b in below]) <= 0.02
 
 
+def test_signatures_of_some_rows_give_the_edges_between_them(tmp_path: Path) -> None:
+    texts = planted(np.random.default_rng(3), 200)
+    signed, banding = signatures(large(texts), 128, 5, 0), bands.choose_bands(0.7, 128)
+    chosen = np.random.default_rng(4).random(len(texts)) < 0.7
+    numbers, shape = arrays.document_numbers(5, len(texts)), (banding.bands, banding.rows)
+    bands.scatter_bands(signed, chosen, numbers, shape, tmp_path / "bands.npy")
+    everything = np.ones(int(chosen.sum()), bool)
+    bands.scatter_bands(signed[chosen], everything, numbers[chosen], shape, tmp_path / "some.npy")
+    assert (tmp_path / "some.npy").read_bytes() == (tmp_path / "bands.npy").read_bytes()
+    missing = tmp_path / "missing.npy"
+    arrays.save(tmp_path / "whole.npy", signed)
+    arrays.save(tmp_path / "signatures.npy", signed[chosen])
+    arrays.save(tmp_path / "rows.npy", np.flatnonzero(chosen))
+    found = 0
+    for band in range(banding.bands):
+        whole = candidates.band_edges(
+            [tmp_path / "bands.npy"], [missing] * 5 + [tmp_path / "whole.npy"], banding, band, 0, 1
+        )
+        some = candidates.band_edges(
+            [tmp_path / "some.npy"],
+            [missing] * 5 + [tmp_path / "signatures.npy"],
+            banding,
+            band,
+            0,
+            1,
+            [missing] * 5 + [tmp_path / "rows.npy"],
+        )
+        np.testing.assert_array_equal(some, whole)
+        found += len(some)
+    assert found > 50
+
+
 def test_bands_take_memory_for_one_band_at_a_time(tmp_path: Path) -> None:
     documents = 20_000
     signed = np.random.default_rng(1).integers(0, 2**32, (documents, 128), np.uint32)

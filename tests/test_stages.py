@@ -437,6 +437,53 @@ def test_a_new_file_before_others_makes_its_own_shard_only(tmp_path: Path) -> No
     assert sum(part["documents"] for part in manifest["splits"].values()) == 63
 
 
+def test_another_rule_looks_again_only_at_shards_of_which_it_leaves_others(tmp_path: Path) -> None:
+    for n, name in enumerate("bcd"):
+        texts = passages(20, seed=n)
+        write(tmp_path / "texts" / f"{name}.jsonl", texts + texts[:3])
+    write(tmp_path / "texts" / "c.jsonl", [*passages(20, seed=1), *passages(6, seed=7, sentences=40)])
+    write(tmp_path / "exam.jsonl", [passages(20, seed=2)[4], passages(6, seed=7, sentences=40)[2]])
+    settings = (
+        *('data.sources=[{path="texts"}]', 'data.slice_size="1 KiB"', "data.near_duplicates={threshold=0.7}"),
+        DECONTAMINATE,
+    )
+
+    def rule(most: int) -> str:
+        return f'data.rules=[{{tag="words", max={most}}}]'
+
+    manifest, run = prepare(tmp_path, *settings, rule(5000))
+    assert dropped(manifest, "decontaminate") == {"contaminated:exam.jsonl": 2}
+
+    def stamps() -> dict[Path, int]:
+        return {
+            path: path.stat().st_mtime_ns
+            for stage in ("sign", "contaminate")
+            for path in (run.stages / stage).glob("*/manifest.json")
+        }
+
+    before = stamps()
+    manifest, run = prepare(tmp_path, *settings, rule(300))
+    assert dropped(manifest, "filter") == {"words_max_300": 6}
+    assert dropped(manifest, "decontaminate") == {"contaminated:exam.jsonl": 1}
+    changed = {path for path, stamp in stamps().items() if stamp != before[path]}
+    assert 0 < len(changed) < len(before) / 2
+    (tmp_path / "anew").mkdir()
+    anew, other = prepare(tmp_path / "anew", *settings, rule(300), recipe=tmp_path / "corpus.toml")
+    assert anew["fingerprint"] == manifest["fingerprint"]
+    assert reasons(other) == reasons(run)
+
+
+def test_documents_that_come_later_are_explained(tmp_path: Path) -> None:
+    texts = passages(23)
+    write(tmp_path / "exam.jsonl", ["nothing of this stands anywhere in the whole corpus that is looked at"])
+    write(tmp_path / "a.jsonl", texts[:20])
+    prepare(tmp_path, DECONTAMINATE)
+    write(tmp_path / "a.jsonl", texts)
+    _, run = prepare(tmp_path, DECONTAMINATE)
+    found = why(run, language(tmp_path, DECONTAMINATE), "a/a.jsonl#22")
+    assert found["evaluations"]["item"] is None
+
+
 def test_large_files_are_read_once_to_be_sliced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.jsonl", passages(40))
     settings = ('data.slice_size="4 KiB"',)

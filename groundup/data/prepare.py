@@ -42,7 +42,7 @@ def prepare(
     states = [[file.state() for file in group] for group in files]
     kind = choose(kind, workers, sum(size for group in states for size, _ in group))
     with executor(kind, root, workers) as execute:
-        # This takes a second, in which the processes of a pool load the same.
+        # This takes a second, in which the process whose forks a pool's are loads the same.
         from groundup.data import all_stages
 
         slices = all_stages.sliced(data, files, states, root)

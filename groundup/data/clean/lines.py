@@ -63,7 +63,7 @@ class Automaton:
     """Aho and Corasick's automaton (1975): the state after state s and a byte that `fold` (256) folds to a symbol is
     next[s + symbol], a state being the place of its row in `next`; bit r of tells[s] is set where a phrase of rule r
     ends; `most_words` (rules). `stays` is `next` but that a state where a phrase ends is left no more; `longest`: bytes
-    of a phrase."""
+    of the longest phrase."""
 
     fold: Bytes
     next: npt.NDArray[np.uint16]

@@ -54,11 +54,9 @@ def scatter_shard(out: Path, root: Path, shard: int, filtered: bool) -> dict[str
     """Write hashes.npy: the shard's hashes and documents, sorted."""
     here = Shard(root, shard)
     hashes, numbers = np.asarray(here.array("read", "hashes.npy")), here.numbers
-    if filtered:
-        passed = here.passed(filtered)
-        hashes, numbers = hashes[passed], numbers[passed]
-    scatter(hashes, numbers, out / "hashes.npy")
-    return {"entries": len(numbers)}
+    passed = here.passed(filtered)
+    scatter(hashes[passed], numbers[passed], out / "hashes.npy")
+    return {"entries": int(passed.sum())}
 
 
 def find_repeats(out: Path, root: Path, partition: int, shards: int, partitions: int) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def run(
             done.name,
             f"{__name__}:judge",
             {},
-            (done.output, index.output, common.output),
+            # There is a row for each document, also where none matches.
+            (read[shard].output, done.output, index.output, common.output),
             clean_bytes(read[shard]),
             shard,
         )
