@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 from corpus import corpus, parquet
 from environments import BENCHMARKS, DATAFRAMES, DATATROVE, environment
 
+ROWS_AT_ONCE = 1 << 16  # documents whose tags are judged together, as by the stage filter
 SIDES = ("groundup", "groundup with language", "polars", "polars without n-grams", "datatrove")
 
 
@@ -37,19 +39,22 @@ def groundup(file: Path, out: Path, detect: bool) -> None:
     from groundup.data.tags.statistics import statistics
 
     rules = all_rules(["gopher-repetition", "gopher-quality", "c4", "fineweb"])
-    writer = None
-    with pq.ParquetFile(file) as source:
+    waiting: list[pa.Table] = []
+    with pq.ParquetFile(file) as source, ExitStack() as stack:
+        writer = None
         for group in range(source.num_row_groups):
             text = source.read_row_group(group, ["text"], use_threads=False)["text"].combine_chunks()
             language = languages(text)["language"] if detect else pa.array(["en"] * len(text))
-            tags = statistics(text).append_column("language", language)
+            waiting.append(statistics(text).append_column("language", language.cast(pa.string())))
+            if sum(map(len, waiting)) < ROWS_AT_ONCE and group < source.num_row_groups - 1:
+                continue
+            tags = pa.concat_tables(waiting)
+            waiting.clear()
             tags = tags.append_column("reason", decide(rules, tags))
-            writer = writer or pq.ParquetWriter(
-                out, tags.schema, compression="zstd", use_dictionary=["language", "reason"]
+            writer = writer or stack.enter_context(
+                pq.ParquetWriter(out, tags.schema, compression="zstd", use_dictionary=["language", "reason"])
             )
             writer.write_table(tags)
-    if writer is not None:
-        writer.close()
 
 
 def measure(side: str, file: Path, work: Path) -> processes.Use:
