@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -13,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _EVERY = 0.2  # seconds between looks at the memory
-_LEAVING = 10.0
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
 class Use:
-    """cpu_seconds: of the process and of all that it started, as the system counts them. peak_memory_mb: of the whole
+    """cpu_seconds: of the process and of all it waited for, as the system counts them. peak_memory_mb: of the whole
     tree at one time, memory that processes share counted once (10^6 bytes)."""
 
     seconds: float
@@ -43,8 +40,6 @@ class Use:
 
 def run(command: Sequence[str | Path], environment: dict[str, str] | None = None) -> Use:
     """Run a command to its end. Its errors go to a log that is shown where it fails, and then this program ends."""
-    # Processes that the command leaves behind come to this one, to be waited for and counted.
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     begin = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
@@ -67,22 +62,7 @@ def run(command: Sequence[str | Path], environment: dict[str, str] | None = None
         reader.join()
     if process.returncode:
         sys.exit(f"{' '.join(map(str, command))}\nexited with {process.returncode}:\n{errors[0][-3000:]}")
-    return Use(seconds, usage.ru_utime + usage.ru_stime + _left_behind(), peak[0] / 1e6, output)
-
-
-def _left_behind() -> float:
-    """CPU seconds of what the command left behind, and waited for in its turn. It has _LEAVING seconds to end."""
-    cpu, deadline = 0.0, time.monotonic() + _LEAVING
-    while time.monotonic() < deadline:
-        try:
-            pid, _, usage = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:
-            break
-        if pid:
-            cpu += usage.ru_utime + usage.ru_stime
-        else:
-            time.sleep(0.01)
-    return cpu
+    return Use(seconds, usage.ru_utime + usage.ru_stime, peak[0] / 1e6, output)
 
 
 def _watch(pid: int, peak: list[int], done: threading.Event) -> None:

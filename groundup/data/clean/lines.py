@@ -121,7 +121,15 @@ def automaton(names: tuple[str, ...]) -> Automaton:
 
 
 @kernel
-def holds_phrase(data, start, end, fold, stays, tells, longest):  # type: ignore[no-untyped-def]
+def holds_phrase(
+    data: Bytes,
+    start: int,
+    end: int,
+    fold: Bytes,
+    stays: npt.NDArray[np.uint16],
+    tells: npt.NDArray[np.int64],
+    longest: int,
+) -> bool:
     """Whether any phrase stands in data[start:end]."""
     # A state is looked up by the state before; of four parts at once the processor waits for four at the same time. A
     # part begins so far inside the one before that a phrase across both is found in it.
@@ -131,7 +139,7 @@ def holds_phrase(data, start, end, fold, stays, tells, longest):  # type: ignore
         state = np.uintp(0)
         for i in range(np.uintp(start), np.uintp(end)):
             state = np.uintp(stays[state + np.uintp(fold[data[i]])])
-        return tells[state] != 0
+        return bool(tells[state] != 0)
     size = np.uintp(quarter + inside)
     first, second = np.uintp(start), np.uintp(start + quarter - inside)
     third, fourth = second + np.uintp(quarter), np.uintp(end) - size
@@ -141,7 +149,7 @@ def holds_phrase(data, start, end, fold, stays, tells, longest):  # type: ignore
         two = np.uintp(stays[two + np.uintp(fold[data[second + i]])])
         three = np.uintp(stays[three + np.uintp(fold[data[third + i]])])
         four = np.uintp(stays[four + np.uintp(fold[data[fourth + i]])])
-    return tells[one] | tells[two] | tells[three] | tells[four] != 0
+    return bool(tells[one] | tells[two] | tells[three] | tells[four])
 
 
 @kernel

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from groundup.data.clean.personal_rules import KINDS
 from groundup.data.intrinsics import WINDOW, bytes_between, bytes_equal, lowest_bit, peek, poke_uint64
 from groundup.data.jit import inlined, kernel
+from groundup.data.texts import Bytes, Offsets
 
 _EMAIL, _IBAN, _RESIDENT_ID, _CARD, _SSN, _IP, _PHONE = range(7)
 assert KINDS == ("email", "iban", "resident_id", "card", "ssn", "ip", "phone")
@@ -16,7 +17,7 @@ _LONGEST_TOKEN = 64
 _FIRST_ROOM = 1024
 
 
-def places(offsets: npt.NDArray[np.int64], data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def places(offsets: Offsets, data: Bytes) -> npt.NDArray[np.int64]:
     """(row, byte from the start of `data`, kind) of each place where the pattern of a kind may match, ordered by row;
     a superset of the places where it does. int64, places x 3."""
     room = _FIRST_ROOM
@@ -112,7 +113,7 @@ def _speaks(byte: int) -> bool:
 
 
 @kernel
-def _places(offsets, data, out):  # type: ignore[no-untyped-def]
+def _places(offsets: Offsets, data: Bytes, out: npt.NDArray[np.int64]) -> int:
     text, readable, found, room = data.ctypes.data, len(data), out.ctypes.data, len(out)
     count = 0
     for row in range(len(offsets) - 1):

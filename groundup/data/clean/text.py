@@ -226,9 +226,22 @@ def _special(data: int, at: int) -> np.uint64:
 
 
 @kernel
-def _clean_one(  # type: ignore[no-untyped-def]
-    i, end, data, classes, fold, follow, tells, most_words, line_by_line, c4, characters, start, out, dropped
-):
+def _clean_one(
+    i: int,
+    end: int,
+    data: Bytes,
+    classes: Bytes,
+    fold: Bytes,
+    follow: npt.NDArray[np.uint16],
+    tells: npt.NDArray[np.int64],
+    most_words: npt.NDArray[np.int64],
+    line_by_line: bool,
+    c4: bool,
+    characters: Bytes,
+    start: int,
+    out: Bytes,
+    dropped: npt.NDArray[np.int64],
+) -> int:
     """Write the clean text of data[i:end] to out[start:]; where it ends."""
     w = line = start
     leading = True
