@@ -74,7 +74,7 @@ def losses_in_bf16(settings: tuple[str, ...]) -> list[float]:
     """Loss and gradient norm of three steps of examples/tiny.toml, as on a machine with bf16 instructions."""
     import groundup.optim.precision
 
-    groundup.optim.precision.cpu_has_bf16 = lambda: True
+    groundup.optim.precision.CPU_HAS_BF16 = True
     recipe = load(Path(__file__).parents[1] / "examples" / "tiny.toml", ('optim.precision="bf16"', *settings)).recipe
     task = made_up(recipe)
     model = build_parallel(task, recipe, resolve(recipe.parallel, dist.get_world_size()), CPU)

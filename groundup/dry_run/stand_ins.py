@@ -129,10 +129,6 @@ def _gpu_feed_forward(self: FeedForward, x_BLD: Tensor) -> Tensor:
     return y_BLD
 
 
-def _gpu_dtype(precision: str, device: torch.device) -> torch.dtype:
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-
-
 def _copied(kind: Any) -> Callable[[Samples, torch.device], Samples]:
     """Samples on a GPU are copies of the host's."""
 
@@ -201,8 +197,7 @@ def stand_ins(materialise: Callable[[Any, int, torch.device], None], gpu: bool) 
             (RmsNorm, "forward", _gpu_norm),
             (FeedForward, "forward", _gpu_feed_forward),
             (groundup.optim.losses, "_CHUNK_BYTES", {"cpu": chunk_bytes["cuda"]}),
-            (groundup.optim.precision, "product_dtype", _gpu_dtype),
-            (groundup.parallel.build, "product_dtype", _gpu_dtype),
+            (groundup.optim.precision, "CPU_HAS_BF16", True),
             (Batch, "to", _copied(Batch)),
             (Rows, "to", _copied(Rows)),
         ]

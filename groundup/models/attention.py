@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.models.blockwise import BEST_UP_TO, rotary_attention
 from groundup.models.cache import KeyValueCache
+from groundup.models.linear import Linear
 from groundup.models.norm import RmsNorm
 from groundup.models.rope import rotate
+from groundup.optim.precision import autocast_dtype, product_dtype_of
 from groundup.recipe.model import Model
 
 
@@ -44,14 +47,15 @@ class Attention(nn.Module):
         assert model.head_dim is not None
         self.head_dim = model.head_dim
         self.core = CoreAttention(layer, grouped=model.kv_heads != model.heads)
-        self.query = nn.Linear(model.hidden_size, model.heads * model.head_dim, bias=False)
-        self.key = nn.Linear(model.hidden_size, model.kv_heads * model.head_dim, bias=False)
-        self.value = nn.Linear(model.hidden_size, model.kv_heads * model.head_dim, bias=False)
-        self.output = nn.Linear(model.heads * model.head_dim, model.hidden_size, bias=False)
+        self.query = Linear(model.hidden_size, model.heads * model.head_dim, bias=False)
+        self.key = Linear(model.hidden_size, model.kv_heads * model.head_dim, bias=False)
+        self.value = Linear(model.hidden_size, model.kv_heads * model.head_dim, bias=False)
+        self.output = Linear(model.heads * model.head_dim, model.hidden_size, bias=False)
         self.query_norm = RmsNorm(model.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
         self.key_norm = RmsNorm(model.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
 
     def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
+        x_BLD = x_BLD.to(autocast_dtype(x_BLD))  # once, where autocast would for each of the three
         # -1 for the heads: under tensor parallelism a rank holds some of them.
         query_BLHK = self.query(x_BLD).unflatten(-1, (-1, self.head_dim))
         key_BLGK = self.key(x_BLD).unflatten(-1, (-1, self.head_dim))
@@ -82,12 +86,14 @@ class CoreAttention(nn.Module):
             key_BGSK, value_BGSK = context.cache.update(
                 self.layer, key_BGSK, value_BGSK, context.positions_BL, context.seen
             )
-        attended_BHLK = F.scaled_dot_product_attention(
-            query_BHLK,
-            key_BGSK.to(query_BHLK.dtype),
-            value_BGSK.to(query_BHLK.dtype),
-            attn_mask=context.mask,
-            is_causal=context.mask is None,
-            enable_gqa=self.grouped,
-        )
-        return attended_BHLK.transpose(1, 2)
+        dtype = product_dtype_of(query_BHLK)
+        with torch.autocast(query_BHLK.device.type, enabled=False):
+            attended_BHLK = F.scaled_dot_product_attention(
+                query_BHLK.to(dtype),
+                key_BGSK.to(dtype),
+                value_BGSK.to(dtype),
+                attn_mask=context.mask,
+                is_causal=context.mask is None,
+                enable_gqa=self.grouped,
+            )
+        return attended_BHLK.transpose(1, 2).to(autocast_dtype(query_BLHK))

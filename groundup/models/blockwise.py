@@ -71,17 +71,21 @@ def _forward(
     g, dtype = key_BLGK.shape[2], query_BLHK.dtype
     n, r = b * g, h // g
     scale = width**-0.5
-    query = torch.empty(b, g, h // g, length, width)
-    _rotate_into(query, _heads_first(query_BLHK, g), cos_LK * scale, sin_LK * scale)
-    key = torch.empty(b, g, 1, length, width)
-    _rotate_into(key, _heads_first(key_BLGK, g), cos_LK, sin_LK)
-    value_NLK = torch.empty(n, length, width)
-    value_NLK.view(b, g, length, width).copy_(value_BLGK.transpose(1, 2))
-    query_NRLK, key_NLK = query.view(n, r, length, width), key.view(n, length, width)
-    out_BLHK = torch.empty(b, length, h, width, dtype=dtype)
-    out = _heads_first(out_BLHK, g)
     blocks = _blocks(n * r, length)
+    # What is kept has its memory before what is not, which then leaves no holes between.
     all_probabilities_P = torch.empty(blocks[-1][1].stop, dtype=dtype)
+    out_BLHK = torch.empty(b, length, h, width, dtype=dtype)
+    kept_query, kept_key, kept_value = (
+        torch.empty(shape, dtype=dtype) for shape in ((n, r, length, width), (n, length, width), (n, length, width))
+    )
+    out = _heads_first(out_BLHK, g)
+    query_NRLK, key_NLK, value_NLK = (
+        x if dtype == torch.float32 else torch.empty_like(x, dtype=torch.float32)
+        for x in (kept_query, kept_key, kept_value)
+    )
+    _rotate_into(query_NRLK.view(b, g, r, length, width), _heads_first(query_BLHK, g), cos_LK * scale, sin_LK * scale)
+    _rotate_into(key_NLK.view(b, g, 1, length, width), _heads_first(key_BLGK, g), cos_LK, sin_LK)
+    value_NLK.view(b, g, length, width).copy_(value_BLGK.transpose(1, 2))
     for block, place in blocks:
         size = block.stop - block.start
         kept = all_probabilities_P[place].view(n, r * size, block.stop)
@@ -95,7 +99,11 @@ def _forward(
         out[:, :, :, block] = torch.bmm(probabilities, value_NLK[:, : block.stop]).view(b, g, r, size, width)
         if kept is not scores:
             kept.copy_(probabilities)
-    return out_BLHK, query_NRLK.to(dtype), key_NLK.to(dtype), value_NLK.to(dtype), all_probabilities_P
+    if dtype != torch.float32:
+        kept_query.copy_(query_NRLK)
+        kept_key.copy_(key_NLK)
+        kept_value.copy_(value_NLK)
+    return out_BLHK, kept_query, kept_key, kept_value, all_probabilities_P
 
 
 @torch.library.custom_op("groundup::rotary_attention_backward", mutates_args=())

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.models.attention import Attention, Context, runs_in_blocks
@@ -19,6 +18,7 @@ from groundup.models.experts import MixtureOfExperts, Router
 from groundup.models.feedforward import FeedForward
 from groundup.models.init import materialise
 from groundup.models.initial import Initial
+from groundup.models.linear import Linear, linear
 from groundup.models.norm import RmsNorm
 from groundup.models.rope import rotary_table
 from groundup.optim.losses import LinearCrossEntropy
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(vocab_size, model.hidden_size)
         self.layers = nn.ModuleList([Layer(model, n) for n in range(model.layers)])
         self.norm = RmsNorm(model.hidden_size, eps=model.norm_eps)
-        self.output = None if model.tied_embeddings else nn.Linear(model.hidden_size, vocab_size, bias=False)
+        self.output = None if model.tied_embeddings else Linear(model.hidden_size, vocab_size, bias=False)
         self.cross_entropy = LinearCrossEntropy()
         self.masks_documents = True  # or attention looks at their ids itself
         self._make_rotary(self.embedding.weight.device)
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
 
     def logits(self, x_BLD: Tensor) -> Tensor:
         """Logits over the vocabulary for hidden states of any leading shape. Training uses the chunked loss instead."""
-        return F.linear(x_BLD, self.output_weight)
+        return linear(x_BLD, self.output_weight)
 
 
 def build_decoder(model_section: Model, vocab_size: int, seed: int, device: torch.device | str) -> Decoder:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.models.feedforward import FeedForward
+from groundup.optim.precision import autocast_dtype, product_dtype_of
 from groundup.recipe.model import Experts
 
 
@@ -110,12 +111,11 @@ class MixtureOfExperts(nn.Module):
         x_ND, per_token = x_BLD.flatten(0, 1), chosen_BLk.shape[-1]
         expert_P, order_P = chosen_BLk.flatten().sort(stable=True)
         count_E = torch.bincount(expert_P, minlength=self.count)
-        kind = x_ND.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
+        dtype = product_dtype_of(x_ND)
         y_PD = self.experts(x_ND[order_P // per_token].to(dtype), count_E)
         y_PD = y_PD * weight_BLk.flatten()[order_P, None].to(y_PD.dtype)
         y_ND = torch.zeros_like(x_ND, dtype=y_PD.dtype).index_add_(0, order_P // per_token, y_PD)
-        y_BLD = y_ND.view_as(x_BLD)
+        y_BLD = y_ND.to(autocast_dtype(x_BLD)).view_as(x_BLD)
         if self.shared is not None:
             y_BLD = y_BLD + self.shared(x_BLD)
         return y_BLD, auxiliary

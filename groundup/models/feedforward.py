@@ -16,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from groundup.models.linear import Linear, product, product_of_rows
+from groundup.optim.precision import autocast_dtype, product_dtype_of
+
 _CACHED_BYTES = 512 << 10  # of one operand
 
 
@@ -34,7 +37,7 @@ def _gated(gate_BLF: Tensor, up_BLF: Tensor) -> Tensor:
 
 
 class _DownOfGated(torch.autograd.Function):
-    """(silu(gate) * up) @ down.T"""
+    """(silu(gate) * up) @ down.T, multiplied in the format of `down`."""
 
     @staticmethod
     def forward(ctx: Any, gate_NF: Tensor, up_NF: Tensor, down_DF: Tensor) -> Tensor:
@@ -42,14 +45,13 @@ class _DownOfGated(torch.autograd.Function):
         inner_NF = torch.empty_like(gate_NF)
         for part in _portions(gate_NF):
             torch.ops.aten.silu.out(gate_NF[part], out=inner_NF[part]).mul_(up_NF[part])
-        y_ND: Tensor = inner_NF @ down_DF.t()
-        return y_ND
+        return product(inner_NF, down_DF.t())
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
         (grad_ND,) = grad_outputs
         gate_NF, up_NF, down_DF = ctx.saved_tensors
-        grad_inner_NF = grad_ND @ down_DF
+        grad_inner_NF = product(grad_ND, down_DF)
         inner_NF, grad_up_NF = torch.empty_like(gate_NF), torch.empty_like(gate_NF)
         for part in _portions(gate_NF):
             gate, up, inner, grad_inner = gate_NF[part], up_NF[part], inner_NF[part], grad_inner_NF[part]
@@ -57,17 +59,18 @@ class _DownOfGated(torch.autograd.Function):
             torch.mul(grad_inner, inner, out=grad_up_NF[part])
             inner.mul_(up)
             torch.ops.aten.silu_backward.grad_input(grad_inner.mul_(up), gate, grad_input=grad_inner)
-        return grad_inner_NF, grad_up_NF, grad_ND.t() @ inner_NF
+        return grad_inner_NF, grad_up_NF, product_of_rows(grad_ND, inner_NF, down_DF.dtype)
 
 
 class FeedForward(nn.Module):
     def __init__(self, hidden_size: int, ffn_size: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(hidden_size, ffn_size, bias=False)
-        self.up = nn.Linear(hidden_size, ffn_size, bias=False)
-        self.down = nn.Linear(ffn_size, hidden_size, bias=False)
+        self.gate = Linear(hidden_size, ffn_size, bias=False)
+        self.up = Linear(hidden_size, ffn_size, bias=False)
+        self.down = Linear(ffn_size, hidden_size, bias=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
+        x_BLD = x_BLD.to(autocast_dtype(x_BLD))  # once, where autocast would for each of the two
         gate_BLF, up_BLF = self.gate(x_BLD), self.up(x_BLD)
         if torch.compiler.is_compiling():
             inner_BLF = checkpoint(_gated, gate_BLF, up_BLF, use_reentrant=False)
@@ -76,6 +79,7 @@ class FeedForward(nn.Module):
         if gate_BLF.device.type != "cpu":
             y_BLD = self.down(_gated(gate_BLF, up_BLF))
             return y_BLD
-        down_DF = self.down.weight.to(gate_BLF.dtype)  # which an autocast would do
-        y_ND: Tensor = _DownOfGated.apply(_rows(gate_BLF), _rows(up_BLF), down_DF)
+        down_DF = self.down.weight.to(product_dtype_of(gate_BLF))
+        with torch.autocast("cpu", enabled=False):
+            y_ND: Tensor = _DownOfGated.apply(_rows(gate_BLF), _rows(up_BLF), down_DF)
         return y_ND.view_as(x_BLD)

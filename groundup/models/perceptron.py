@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from groundup.models.dropout import Dropout, row_numbers, rows_key
 from groundup.models.init import materialise
 from groundup.models.initial import Initial
+from groundup.models.linear import Linear
 from groundup.recipe.table import Classifier
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,7 +31,7 @@ class HiddenLayer(nn.Module):
 
     def __init__(self, model: Classifier, inputs: int, width: int, seed: int, name: str) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, width)
+        self.linear = Linear(inputs, width)
         self.norm = nn.LayerNorm(width) if model.norm == "layer" else None
         self.activation = ACTIVATIONS[model.activation]
         self.dropout = Dropout(model.dropout, width, seed, name)
@@ -53,7 +54,7 @@ class Perceptron(nn.Module):
             HiddenLayer(model, inputs, width, seed, f"layers.{n}")
             for n, (inputs, width) in enumerate(zip(widths, model.widths, strict=False))
         )
-        self.output = nn.Linear(widths[-1], classes)
+        self.output = Linear(widths[-1], classes)
 
     def reset_buffers(self, device: torch.device | str) -> None:
         """Remake what is no parameter, which is lost when a meta model gets its memory."""

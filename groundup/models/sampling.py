@@ -17,6 +17,7 @@ from torch import Tensor
 
 from groundup.models.cache import KeyValueCache
 from groundup.models.decoder import Decoder
+from groundup.optim.precision import autocast_dtype
 from groundup.random import hash_counters, stream_key
 
 # Below this a temperature is as good as zero: logits a thousandth apart differ by a factor of e^100 in
@@ -117,9 +118,7 @@ def _generate(
     device, lengths = decoder.embedding.weight.device, [len(ids) for ids in prompt_ids]
     rows, longest = len(lengths), max(lengths)
     total = min(longest + max_new_tokens, decoder.model.context_length)
-    dtype = decoder.embedding.weight.dtype
-    if torch.is_autocast_enabled(device.type):
-        dtype = torch.get_autocast_dtype(device.type)
+    dtype = autocast_dtype(decoder.embedding.weight)
     cache = KeyValueCache(decoder.model, rows, total, dtype, device)
     temperature_B = torch.full((rows,), settings[0], device=device)
     top_k_B = torch.full((rows,), settings[1], device=device)

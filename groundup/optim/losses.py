@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup, ReduceOp
 
+from groundup.optim.precision import product_dtype_of
+
 # Logits of one chunk in fp32: enough rows for fast products, little beside all tokens' (docs/lab-notes.md; CUDA
 # unmeasured). In another format as much again is held, and a chunk has half the rows.
 _CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
@@ -156,7 +158,7 @@ def linear_cross_entropy(
     cut: the vocabulary is cut over ranks; each gets the whole loss, and its own rows' part of hidden's gradient.
     """
     kind = hidden_ND.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_ND.dtype
+    dtype = product_dtype_of(hidden_ND)
     with torch.autocast(kind, enabled=False):
         loss, plain = _LinearCrossEntropy.apply(
             hidden_ND, weight_VD, labels_N, weights_N, label_smoothing, z_loss, dtype, cut, keep

@@ -10,24 +10,40 @@ import torch
 from torch import Tensor
 
 
-def cpu_has_bf16() -> bool:
-    """Whether this CPU has instructions for bf16 products. Without them torch's are many times slower than fp32's."""
+def _cpu_has_bf16() -> bool:
     if platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+CPU_HAS_BF16 = _cpu_has_bf16()
+"""Whether this CPU has instructions for bf16 products. Without them torch's are many times slower than fp32's."""
+
+_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def product_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The format matrix products run in: bf16 becomes fp32 on a CPU that would only emulate it."""
-    if precision == "bf16":
-        return torch.float32 if device.type == "cpu" and not cpu_has_bf16() else torch.bfloat16
-    return torch.float16 if precision == "fp16" else torch.float32
+    """The format matrix products run in: for bf16 it is fp32 on a CPU that would only emulate it."""
+    dtype = _FORMATS[precision]
+    return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" and not CPU_HAS_BF16 else dtype
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The context a forward pass runs in."""
-    dtype = product_dtype(precision, device)
+    dtype = _FORMATS[precision]
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The format autocast gives what products make of x; x's own where it is off."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def product_dtype_of(x: Tensor) -> torch.dtype:
+    """The format products of x are to run in under the autocast that is on: its own, or fp32 where that is emulated."""
+    dtype = autocast_dtype(x)
+    return torch.float32 if dtype == torch.bfloat16 and x.device.type == "cpu" and not CPU_HAS_BF16 else dtype
 
 
 def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:

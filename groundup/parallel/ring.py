@@ -51,7 +51,8 @@ def attend_in_ring(
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     cos, sin = (own_pieces(x, rank, ranks, -2) for x in (context.cos, context.sin))
     query, key = rotate(query_BlHK, cos, sin), rotate(key_BlGK, cos, sin)
-    attended: Tensor = _Ring.apply(query, key, value_BlGK, context.documents_BL, group)
+    with torch.autocast(query.device.type, enabled=False):
+        attended: Tensor = _Ring.apply(query, key, value_BlGK, context.documents_BL, group)
     return attended
 
 
