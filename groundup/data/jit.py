@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterator
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -27,17 +30,54 @@ def _load_numba() -> None:
 
 _load_numba()
 
+import numpy as np  # noqa: E402
 from numba import njit, types  # noqa: E402
+from numba.core.dispatcher import Dispatcher  # noqa: E402
+from numba.core.extending import _Intrinsic  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 
 __all__ = ["inlined", "intrinsic", "kernel", "types"]  # numba's own from here, so that it is loaded here
 
 
+@cache
+def _source(path: str) -> str:
+    return sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _kept(dispatcher: Any) -> Any:
+    """numba's index of what it has on disk of a kernel, which holds as long as its stamp is the same."""
+    return dispatcher._cache._cache_file
+
+
+def _made_of(function: Callable[..., object]) -> Iterator[object]:
+    """What else than its own file a kernel's machine code is made of: the kernels it calls, the constants it reads."""
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if isinstance(value, Dispatcher):
+            yield _kept(value)._source_stamp
+        elif isinstance(value, np.ndarray):
+            yield value.dtype.str, sha256(value.tobytes()).hexdigest()
+        elif isinstance(value, int | float | str | bytes | tuple):
+            yield value
+        elif isinstance(value, _Intrinsic):
+            yield _source(value._defn.__code__.co_filename)
+
+
+def _compiled(function: Function, **options: Any) -> Function:
+    dispatcher = njit(cache=True, nogil=True, **options)(function)
+    if isinstance(dispatcher, Dispatcher):  # a plain function where NUMBA_DISABLE_JIT is set
+        # numba's own stamp is that of the kernel's file.
+        kept = _kept(dispatcher)
+        parts = repr((kept._source_stamp, *_made_of(function)))
+        kept._source_stamp = sha256(parts.encode()).hexdigest()
+    return cast(Function, dispatcher)
+
+
 def kernel(function: Function) -> Function:
     """`function` compiled at its first call, without the interpreter's lock, kept on disk for the next process."""
-    return cast(Function, njit(cache=True, nogil=True)(function))
+    return _compiled(function)
 
 
 def inlined(function: Function) -> Function:
     """The same, put into each kernel that calls it. Not for one with arrays, whose references numba would count."""
-    return cast(Function, njit(cache=True, nogil=True, inline="always")(function))
+    return _compiled(function, inline="always")
