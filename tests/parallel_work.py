@@ -70,11 +70,11 @@ def groups() -> dict[str, list[int]]:
     return {**found, "sum": [int(total)]}
 
 
-def losses_in_bf16(settings: tuple[str, ...]) -> list[float]:
-    """Loss and gradient norm of three steps of examples/tiny.toml, as on a machine with bf16 instructions."""
+def losses_in_bf16(settings: tuple[str, ...], instructions: bool) -> list[float]:
+    """Loss and gradient norm of three steps of examples/tiny.toml, as on a CPU with bf16 instructions or without."""
     import groundup.optim.precision
 
-    groundup.optim.precision.CPU_HAS_BF16 = True
+    groundup.optim.precision.CPU_HAS_BF16 = instructions
     recipe = load(Path(__file__).parents[1] / "examples" / "tiny.toml", ('optim.precision="bf16"', *settings)).recipe
     task = made_up(recipe)
     model = build_parallel(task, recipe, resolve(recipe.parallel, dist.get_world_size()), CPU)

@@ -56,11 +56,12 @@ def test_a_cut_vocabulary_gives_the_loss_of_the_whole(pool: Pool) -> None:
 
 
 @pytest.mark.slow
-def test_bf16_is_the_same_in_layouts(pool: Pool) -> None:
+@pytest.mark.parametrize("instructions", [True, False])
+def test_bf16_is_the_same_in_layouts(pool: Pool, instructions: bool) -> None:
     """Hidden states stay fp32 between layers, sharded or not, so stages agree on what travels."""
-    expected = pool.run(1, parallel_work.losses_in_bf16, ())[0]
+    expected = pool.run(1, parallel_work.losses_in_bf16, (), instructions)[0]
     for settings_ in (("parallel.shard=2", "parallel.pipeline=2"), ("parallel.shard=2", "parallel.tensor=2")):
-        found = pool.run(4, parallel_work.losses_in_bf16, settings_)
+        found = pool.run(4, parallel_work.losses_in_bf16, settings_, instructions)
         assert found == [pytest.approx(expected, rel=1e-3)] * 4
 
 

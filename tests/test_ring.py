@@ -41,8 +41,8 @@ def _by_torch(tensors: list[torch.Tensor], context: Context) -> list[torch.Tenso
     return [out.detach(), query.grad, key.grad, value.grad]
 
 
-def _difference(documents: bool, block: int) -> float:
-    """The largest of any element of this rank's output and gradients."""
+def _difference(documents: bool, block: int, bf16: bool = False) -> float:
+    """The largest of any element of this rank's output and gradients. bf16: under autocast, which it is not to heed."""
     ring._BLOCK = block
     group = distributed.group.WORLD
     assert isinstance(group, ProcessGroup)
@@ -51,7 +51,8 @@ def _difference(documents: bool, block: int) -> float:
     expected = _by_torch(tensors, context)
     query, key, value, grad = (own_pieces(x, rank, ranks, 1) for x in tensors)
     held = [x.clone().requires_grad_() for x in (query, key, value)]
-    out = attend_in_ring(CoreAttention(0, grouped=True), group, *held, context)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        out = attend_in_ring(CoreAttention(0, grouped=True), group, *held, context)
     out.backward(grad)
     found = [out.detach(), *(x.grad for x in held)]
     return max(float((a - own_pieces(b, rank, ranks, 1)).abs().max()) for a, b in zip(found, expected, strict=True))
@@ -63,6 +64,7 @@ def test_ring_attention_is_attention(ranks: int) -> None:
         for documents in (False, True):
             for block in (512, 3):
                 assert max(pool.run(ranks, _difference, documents, block)) < 1e-5, (documents, block)
+        assert max(pool.run(ranks, _difference, True, 512, True)) < 1e-5
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 5])
