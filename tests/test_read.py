@@ -88,6 +88,10 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     assert texts_of(store(tmp_path / "a.txt", mark + b"one")) == ["one"]
     assert texts_of(store(tmp_path / "a.txt", mark + b"one;two"), split_on=";") == ["one", "two"]
     assert texts_of(store(tmp_path / "a.jsonl", mark + jsonl(["one"]))) == ["one"]
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+        text = "\ufeffone".encode(encoding)
+        assert texts_of(store(tmp_path / "a.txt", text), encoding=encoding) == ["one"]
+        assert texts_of(store(tmp_path / "a.txt.gz", text), encoding=encoding) == ["one"]
     assert texts_of(store(tmp_path / "a.csv", mark + b"text\none\n")) == ["one"]
 
 

@@ -250,6 +250,13 @@ def test_delimiter_encoding_and_byte_order_mark(tmp_path: Path) -> None:
     assert done.preprocessor.columns[1].categories == ["größe", "maß"]
     marked = prepare_text(b"\xef\xbb\xbf" + table(csv_rows(30)).encode(), tmp_path / "bom")
     assert marked.preprocessor.feature_names == ["a", "b"]
+    content = "\ufeff" + table(csv_rows(30)).partition("\n")[2]
+    for encoding in ("utf-16-le", "utf-16-be"):
+        named = prepare_text(("\ufeff" + table(csv_rows(30))).encode(encoding), tmp_path / encoding, encoding=encoding)
+        assert named.preprocessor.feature_names == ["a", "b"]
+        options = {"encoding": encoding, "header": False, "columns": ["a", "b", "y"]}
+        bare = prepare_text(content.encode(encoding), tmp_path / f"{encoding}-bare", **options)
+        assert bare.manifest["columns"] == named.manifest["columns"]
 
 
 def test_a_column_that_changes_its_kind_after_the_first_block(tmp_path: Path) -> None:

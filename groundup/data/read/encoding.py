@@ -15,6 +15,13 @@ _MARKS: dict[str, tuple[bytes, ...]] = {
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
 }
+# Python's codecs take a mark for text where the encoding names the order of the bytes.
+_MARKS_LEFT = {
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+    "utf-32-le": codecs.BOM_UTF32_LE,
+    "utf-32-be": codecs.BOM_UTF32_BE,
+}
 
 
 def check_encoding(encoding: str, path: Path | str) -> None:
@@ -33,6 +40,14 @@ def is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
+def pass_mark(stream: io.BufferedReader, encoding: str) -> io.BufferedReader:
+    """The stream, at its beginning, without a byte order mark that decoding would leave in the text."""
+    mark = _MARKS_LEFT.get(codecs.lookup(encoding).name)
+    if mark is not None and stream.peek(4)[:4].startswith(mark):
+        stream.read(len(mark))
+    return stream
+
+
 def open_text(
     path: Path | str, encoding: str, newline: str | None, on_bytes: Callable[[int], None] | None
 ) -> io.TextIOWrapper:
@@ -41,9 +56,8 @@ def open_text(
     `newline` as for the built-in open(). Reading raises UnicodeDecodeError where the bytes don't fit,
     and what `open_stream` raises.
     """
-    return io.TextIOWrapper(
-        open_stream(path, on_bytes), encoding="utf-8-sig" if is_utf8(encoding) else encoding, newline=newline
-    )
+    stream = pass_mark(open_stream(path, on_bytes), encoding)
+    return io.TextIOWrapper(stream, encoding="utf-8-sig" if is_utf8(encoding) else encoding, newline=newline)
 
 
 def byte_sizes(path: Path | str, encoding: str) -> tuple[int, Callable[[str], int]]:
@@ -55,6 +69,8 @@ def byte_sizes(path: Path | str, encoding: str) -> tuple[int, Callable[[str], in
         marks, name = (codecs.BOM_UTF8,), "utf-8"
     elif name in ("utf-16", "utf-32"):
         marks, name = _MARKS[name], f"{name}-le"
+    elif name in _MARKS_LEFT:
+        marks = (_MARKS_LEFT[name],)
     with open_stream(path) as stream:
         first = stream.peek(4)[:4]
     mark = next((len(mark) for mark in marks if first.startswith(mark)), 0)

@@ -15,7 +15,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from groundup.data.read.compression import DAMAGE, open_stream
-from groundup.data.read.encoding import decoding_error, is_utf8
+from groundup.data.read.encoding import decoding_error, is_utf8, pass_mark
 from groundup.data.table.layout import Layout, TableFile
 from groundup.data.table.places import check_quotes, place_of_row, ragged
 from groundup.errors import UserError
@@ -67,8 +67,8 @@ def place(file: TableFile, data: TableData, row: int) -> str:
 class _Source:
     """A file's decompressed bytes, in the one method that the reader calls. `quotes` counts those read so far."""
 
-    def __init__(self, file: TableFile, on_bytes: Callable[[int], None] | None) -> None:
-        self.stream = open_stream(file.path, on_bytes)
+    def __init__(self, file: TableFile, encoding: str, on_bytes: Callable[[int], None] | None) -> None:
+        self.stream = pass_mark(open_stream(file.path, on_bytes), encoding)
         self.quotes = 0
         self.closed = False
 
@@ -93,7 +93,7 @@ def _csv(
     names: list[str],
     on_bytes: Callable[[int], None] | None,
 ) -> Iterator[pa.RecordBatch]:
-    source = _Source(file, on_bytes)
+    source = _Source(file, data.encoding, on_bytes)
     missing, line_ends = list(data.missing_values), False
     # Numbers may have blanks around them; so may what stands for a missing one, as in "1, ?".
     missing = [" " * a + text + " " * b for text in missing for a in range(9) for b in range(9)]
