@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.utils
 from torch.utils.flop_counter import FlopCounterMode
 
 from groundup.parallel.activations import checkpoint_activations
@@ -66,3 +67,35 @@ def test_every_nth_layer_is_one_of_the_whole_model(every: int) -> None:
         checkpoint_activations(layers, recipe.parallel)
         again.append(layer.forward != before)
     assert again == expected
+
+
+@pytest.mark.parametrize("kind", ["full", "selective"])
+def test_layers_that_are_computed_again_are_compiled_all_the_same(kind: str) -> None:
+    """With the gradients of layers that are not, and less kept."""
+    found = {}
+    for name, changes in {
+        "plain": (),
+        "compiled": ("train.compile=true",),
+        "again": ("train.compile=true", f'parallel.activation_checkpointing="{kind}"'),
+    }.items():
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        recipe = recipe_with(*changes)
+        task = made_up(recipe)
+        model = build_parallel(task, recipe, Layout(), CPU).module
+        batch, kept = task.batch(0, 1), {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss, _ = task.loss(model, model(**task.arguments(batch)), batch)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found[name] = (gradient, sum(kept.values()), torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert found["plain"][2] == 0
+    assert found["compiled"][2] > 0
+    assert found["again"][2] > 0
+    assert found["again"][1] < found["compiled"][1]
+    torch.testing.assert_close(found["again"][0], found["plain"][0], rtol=1e-4, atol=1e-5)

@@ -9,45 +9,64 @@ from pathlib import Path
 
 import pytest
 
-CALLED = """\
-from groundup.data.jit import {kind}
+CONSTANTS = """\
 import numpy as np
 
-ADDED = {added}
+INTEGER = {integer}
+SCALAR = np.uint64({scalar})
 TABLE = np.array([{table}])
+"""
+OTHERS = "ATTRIBUTE = {attribute}\n"
+OWN = """\
+from llvmlite import ir
+from groundup.data.jit import inlined, intrinsic, kernel, types
 
 @{kind}
 def called(x):
-    return x + {number}
+    return x + {called}
+
+@intrinsic
+def written(context, x):
+    def generate(context, builder, signature, args):
+        return builder.add(args[0], ir.Constant(ir.IntType(64), {written}))
+    return types.int64(types.int64), generate
 """
 CALLER = """\
-from called import ADDED, TABLE, called
+from made import others
+from made.constants import INTEGER, SCALAR, TABLE
+from made.own import called, written
 from groundup.data.jit import kernel
 
 @kernel
 def caller(x):
-    return called(x) + ADDED + TABLE[0]
+    return called(written(x)) + INTEGER + int(SCALAR) + TABLE[0] + others.ATTRIBUTE
 
-print(caller(1), sum(caller.stats.cache_hits.values()))
+print(caller(0), sum(caller.stats.cache_hits.values()))
 """
 
 
 @pytest.mark.parametrize("kind", ["kernel", "inlined"])
 def test_a_kernel_is_compiled_anew_when_what_it_is_made_of_changes_elsewhere(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "caller.py").write_text(CALLER)
+    package = tmp_path / "made"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "caller.py").write_text(CALLER)
+    values = {"called": 1, "written": 1, "integer": 1, "scalar": 1, "table": 1, "attribute": 1}
 
-    def run(**values: int) -> list[int]:
-        (tmp_path / "called.py").write_text(CALLED.format(kind=kind, **values))
+    def run() -> list[int]:
+        for name, text in (("constants", CONSTANTS), ("others", OTHERS), ("own", OWN)):
+            (package / f"{name}.py").write_text(text.format(kind=kind, **values))
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         environment.pop("NUMBA_CACHE_DIR", None)
         result = subprocess.run(
-            [sys.executable, "caller.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", "import made.caller"], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
+        assert result.returncode == 0, result.stderr
         return [int(word) for word in result.stdout.split()]
 
-    assert run(number=1, added=10, table=100) == [112, 0]
-    assert run(number=1, added=10, table=100) == [112, 1]
-    assert run(number=2, added=10, table=100) == [113, 0]
-    assert run(number=2, added=20, table=100) == [123, 0]
-    assert run(number=2, added=20, table=200) == [223, 0]
-    assert run(number=2, added=20, table=200) == [223, 1]
+    assert run() == [6, 0]
+    assert run() == [6, 1]
+    for count, name in enumerate(values, 1):
+        values[name] = 2
+        assert run() == [6 + count, 0], name
+    assert run() == [12, 1]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -50,17 +51,22 @@ def _kept(dispatcher: Any) -> Any:
 
 
 def _made_of(function: Callable[..., object]) -> Iterator[object]:
-    """What else than its own file a kernel's machine code is made of: the kernels it calls, the constants it reads."""
+    """What else than its own file a kernel's machine code is made of: the kernels it calls, the constants it reads, and
+    the modules of this package it reads them from."""
+    package = function.__module__.partition(".")[0]
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)
         if isinstance(value, Dispatcher):
             yield _kept(value)._source_stamp
-        elif isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray | np.generic):
             yield value.dtype.str, sha256(value.tobytes()).hexdigest()
         elif isinstance(value, int | float | str | bytes | tuple):
             yield value
         elif isinstance(value, _Intrinsic):
             yield _source(value._defn.__code__.co_filename)
+        elif isinstance(value, ModuleType) and value.__name__.partition(".")[0] == package:
+            assert value.__file__ is not None
+            yield _source(value.__file__)
 
 
 def _compiled(function: Function, **options: Any) -> Function:

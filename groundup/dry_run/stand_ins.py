@@ -33,6 +33,7 @@ from groundup.data.table.stream import Rows
 from groundup.models import attention, decoder, perceptron
 from groundup.models.feedforward import FeedForward
 from groundup.models.norm import RmsNorm
+from groundup.optim.precision import autocast_dtype
 from groundup.parallel.model import ParallelModel
 from groundup.parallel.pipeline import Pipeline
 from groundup.recipe.language import LanguageRecipe
@@ -116,12 +117,13 @@ def _grouped_mm(
 
 
 def _gpu_norm(self: RmsNorm, x: Tensor) -> Tensor:
+    dtype = autocast_dtype(x)
     if torch.is_autocast_enabled("cpu"):
-        x, weight_D = x.float(), self.weight.float()  # autocast runs it in fp32 on GPUs, and gives fp32
+        x, weight_D = x.float(), self.weight.float()  # autocast runs torch's in fp32 on GPUs
     else:
         weight_D = self.weight.to(x.dtype)
     y: Tensor = _FusedRmsNorm.apply(x, weight_D)
-    return y
+    return y.to(dtype)
 
 
 def _gpu_feed_forward(self: FeedForward, x_BLD: Tensor) -> Tensor:

@@ -55,7 +55,6 @@ class Attention(nn.Module):
         self.key_norm = RmsNorm(model.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
 
     def forward(self, x_BLD: Tensor, context: Context) -> Tensor:
-        x_BLD = x_BLD.to(autocast_dtype(x_BLD))  # once, where autocast would for each of the three
         # -1 for the heads: under tensor parallelism a rank holds some of them.
         query_BLHK = self.query(x_BLD).unflatten(-1, (-1, self.head_dim))
         key_BLGK = self.key(x_BLD).unflatten(-1, (-1, self.head_dim))

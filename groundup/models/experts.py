@@ -18,7 +18,8 @@ from groundup.recipe.model import Experts
 
 
 class Router(nn.Module):
-    """Scores each token against each expert, in fp32 whatever the precision of the rest.
+    """Scores each token against each expert, in fp32 whatever the precision of the rest; what it scores is the norm's
+    output, which has autocast's.
 
     Balancing by auxiliary loss: Switch Transformer, arXiv:2101.03961, equation 4, taken per sequence.
     Balancing by bias: DeepSeek-V3, arXiv:2412.19437, section 2.1.2: the bias takes part in the choice only.

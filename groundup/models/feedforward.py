@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from groundup.models.linear import Linear, product, product_of_rows
-from groundup.optim.precision import autocast_dtype, product_dtype_of
+from groundup.optim.precision import product_dtype_of
 
 _CACHED_BYTES = 512 << 10  # of one operand
 
@@ -70,7 +70,6 @@ class FeedForward(nn.Module):
         self.down = Linear(ffn_size, hidden_size, bias=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        x_BLD = x_BLD.to(autocast_dtype(x_BLD))  # once, where autocast would for each of the two
         gate_BLF, up_BLF = self.gate(x_BLD), self.up(x_BLD)
         if torch.compiler.is_compiling():
             inner_BLF = checkpoint(_gated, gate_BLF, up_BLF, use_reentrant=False)

@@ -1,8 +1,9 @@
 """RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467).
 
 torch composes it of many passes over memory on a CPU when it runs eagerly, most of them in the backward pass; here are
-fewer, over portions of rows, so that nothing of the whole size comes and goes beside what is kept. The result is in
-autocast's format, which the products that follow ask for. On a GPU and under torch.compile torch's own is fused.
+fewer, over portions of rows, so that nothing of the whole size comes and goes beside what is kept. On a GPU and under
+torch.compile torch's own is fused. The result is in autocast's format on any device, where torch's may be fp32: several
+products ask for it, and under tensor parallelism it travels.
 
 Shapes: N rows, D width.
 """
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from groundup.optim.precision import autocast_dtype
 
 _PORTION_BYTES = 2 << 20  # in fp32
+_PORTIONS = 64  # at most, or more where rows are left over
 
 
 def _portions(*tensors: Tensor) -> Any:
     """The same rows of each, [N, its last dimension], a portion at a time."""
-    rows = max(1, _PORTION_BYTES // (4 * tensors[0].shape[-1]))
+    width = tensors[0].shape[-1]
+    rows = max(_PORTION_BYTES // (4 * width), tensors[0].numel() // width // _PORTIONS, 1)
     return zip(*(x.reshape(-1, x.shape[-1]).split(rows) for x in tensors), strict=True)
 
 
@@ -29,7 +32,7 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         y = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight_D, scale)
         for y_ND, x_ND, scale_N1 in _portions(y, x, scale):
@@ -52,11 +55,11 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class RmsNorm(nn.RMSNorm):
-    """Over the last dimension."""
+    """Over the last dimension, in fp32, given in autocast's format."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(x)
+            return super().forward(x).to(autocast_dtype(x))
         assert self.eps is not None
         # The weight is gathered in bf16 where that is the format.
         y: Tensor = _RmsNorm.apply(x, self.weight.float(), self.eps, autocast_dtype(x))

@@ -24,7 +24,10 @@ _FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 def product_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The format matrix products run in: for bf16 it is fp32 on a CPU that would only emulate it."""
-    dtype = _FORMATS[precision]
+    return _multiplied(_FORMATS[precision], device)
+
+
+def _multiplied(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" and not CPU_HAS_BF16 else dtype
 
 
@@ -37,13 +40,13 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The format autocast gives what products make of x; x's own where it is off."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else x.dtype
 
 
 def product_dtype_of(x: Tensor) -> torch.dtype:
     """The format products of x are to run in under the autocast that is on: its own, or fp32 where that is emulated."""
-    dtype = autocast_dtype(x)
-    return torch.float32 if dtype == torch.bfloat16 and x.device.type == "cpu" and not CPU_HAS_BF16 else dtype
+    return _multiplied(autocast_dtype(x), x.device)
 
 
 def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:

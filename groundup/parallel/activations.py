@@ -38,8 +38,13 @@ SAC_IGNORED_OPS.update(
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    kept = operator in _KEPT or str(operator).startswith("groundup.rotary_attention")
+    kept = operator in _KEPT or str(operator).startswith(("groundup.rotary_attention", "groundup.product"))
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _checkpointed(forward: Any, options: dict[str, Any], *args: Any) -> Any:
+    """A frame of our own: torch.compile passes over `checkpoint` and all below it where that is the first it meets."""
+    return checkpoint(forward, *args, **options)
 
 
 def checkpoint_activations(layers: nn.ModuleList, parallel: Parallel) -> None:
@@ -52,4 +57,4 @@ def checkpoint_activations(layers: nn.ModuleList, parallel: Parallel) -> None:
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     for name, layer in layers.named_children():
         if int(name) % parallel.checkpoint_every == 0:
-            layer.forward = partial(checkpoint, layer.forward, **options)  # type: ignore[method-assign]
+            layer.forward = partial(_checkpointed, layer.forward, options)  # type: ignore[method-assign]

@@ -39,5 +39,5 @@ class Optim(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "bf16",
         description="number format of matrix products; weights stay fp32. On a CPU without bf16 instructions "
-        "products run in fp32, many times faster there, and what stands between them is kept in bf16",
+        "products run in fp32, many times faster there, and most of what stands between them is kept in bf16",
     )
