@@ -60,11 +60,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD) if need_weight else None
         total, plain = (torch.zeros((), dtype=torch.float32, device=hidden_ND.device) for _ in range(2))
-        chunk = _chunk(hidden_ND, weight_VD, dtype, cut)
+        chunk = min(_chunk(hidden_ND, weight_VD, dtype, cut), max(1, hidden_ND.shape[0]))
+        buffer_CV = torch.empty(chunk, weight_VD.shape[0], dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
             hidden_CD, label_C1, counted_C1 = hidden_ND[part].to(dtype), labels_N[part, None], weights_N[part, None]
-            logits_CV = (hidden_CD @ matrix_VD.t()).float()
+            logits_CV = buffer_CV[: hidden_CD.shape[0]]
+            if dtype == torch.float32:
+                torch.mm(hidden_CD, matrix_VD.t(), out=logits_CV)
+            else:
+                logits_CV.copy_(hidden_CD @ matrix_VD.t())
             softmax = _softmax if cut is None else _softmax_over_ranks
             p_CV, log_partition_C1, target_logit_C1, mean_logit_C1, label_C1, here_C1 = softmax(
                 logits_CV, label_C1, smoothing, cut
@@ -92,7 +97,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight_VD.addmm_(grad_CV.t(), counted_CD)
                 else:
                     grad_weight_VD += grad_CV.t() @ counted_CD
-            del logits_CV, p_CV, grad_CV  # or they are held while the next chunk's are made
+            del grad_CV  # or it is held while the next chunk's logits are made
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         ctx.keep = keep
         ctx.mark_non_differentiable(plain)
