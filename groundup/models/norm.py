@@ -32,7 +32,7 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         y = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight_D, scale)
         for y_ND, x_ND, scale_N1 in _portions(y, x, scale):
@@ -58,7 +58,7 @@ class RmsNorm(nn.RMSNorm):
     """Over the last dimension, in fp32, given in autocast's format."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or x.dtype == torch.float64:
             return super().forward(x).to(autocast_dtype(x))
         assert self.eps is not None
         # The weight is gathered in bf16 where that is the format.

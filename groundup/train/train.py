@@ -119,7 +119,7 @@ def _train(
 
     dtype = product_dtype(recipe.optim.precision, device)
     if recipe.optim.precision == "bf16" and dtype == torch.float32:
-        say("this CPU has no bf16 instructions: matrix products run in fp32, what stands between them is in bf16")
+        say("this CPU has no bf16 instructions: matrix products run in fp32, most of what is between them is bf16")
     peak = measured_peak(device, dtype) * layout.world
     parameters = model.parameter_count()
     per_step = size(recipe.samples_per_step * task.units_per_sample)

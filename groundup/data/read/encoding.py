@@ -11,12 +11,8 @@ from groundup.data.read.compression import open_stream
 from groundup.errors import UserError
 
 _CHUNK = 1 << 20
-_MARKS: dict[str, tuple[bytes, ...]] = {
-    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
-    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
-}
-# Python's codecs take a mark for text where the encoding names the order of the bytes.
-_MARKS_LEFT = {
+# Python's codecs of these names take a mark for text; those that don't name the order of the bytes take it away.
+_MARKS = {
     "utf-16-le": codecs.BOM_UTF16_LE,
     "utf-16-be": codecs.BOM_UTF16_BE,
     "utf-32-le": codecs.BOM_UTF32_LE,
@@ -42,7 +38,7 @@ def is_utf8(encoding: str) -> bool:
 
 def pass_mark(stream: io.BufferedReader, encoding: str) -> io.BufferedReader:
     """The stream, at its beginning, without a byte order mark that decoding would leave in the text."""
-    mark = _MARKS_LEFT.get(codecs.lookup(encoding).name)
+    mark = _MARKS.get(codecs.lookup(encoding).name)
     if mark is not None and stream.peek(4)[:4].startswith(mark):
         stream.read(len(mark))
     return stream
@@ -67,10 +63,9 @@ def byte_sizes(path: Path | str, encoding: str) -> tuple[int, Callable[[str], in
     marks: tuple[bytes, ...] = ()
     if is_utf8(encoding):
         marks, name = (codecs.BOM_UTF8,), "utf-8"
-    elif name in ("utf-16", "utf-32"):
-        marks, name = _MARKS[name], f"{name}-le"
-    elif name in _MARKS_LEFT:
-        marks = (_MARKS_LEFT[name],)
+    elif name.startswith(("utf-16", "utf-32")):
+        marks = tuple(mark for known, mark in _MARKS.items() if known.startswith(name))
+        name = name if name in _MARKS else f"{name}-le"
     with open_stream(path) as stream:
         first = stream.peek(4)[:4]
     mark = next((len(mark) for mark in marks if first.startswith(mark)), 0)
